@@ -1,0 +1,399 @@
+"""What do the words of the glossary look like as types?
+
+Plain frozen values: ids, the plan of a source, what happened to a chunk (facts), and what may be done next
+(actions). Nothing here decides anything. Times are seconds since the epoch, UTC; offsets and sizes are
+bytes; rows are numbered from 1 (the first row after the header); physical lines from 1 (the header's line).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Literal, NewType
+
+LoadId = NewType("LoadId", str)
+ChunkNumber = NewType("ChunkNumber", int)
+BatchId = NewType("BatchId", int)
+
+OnDoubt = Literal["resend", "stop"]
+
+
+class Format(StrEnum):
+    """The three formats Marketo's import accepts, by the wire's own names."""
+
+    CSV = "csv"
+    TSV = "tsv"
+    SSV = "ssv"
+
+    @property
+    def delimiter(self) -> str:
+        return {Format.CSV: ",", Format.TSV: "\t", Format.SSV: ";"}[self]
+
+
+# --- the plan ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Fingerprint:
+    """What a source is known by: a resumed load must match it."""
+
+    size_bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """A run of whole rows, back to back in the source: bytes [start, stop), row ends included."""
+
+    start: int
+    stop: int
+    rows: int
+    first_row: int
+    first_line: int
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """The first record: bytes [start, stop) of the source, its row end included, a BOM excluded."""
+
+    start: int
+    stop: int
+    fields: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """Whole rows that become one upload: the header, then the spans, in order.
+
+    `size_bytes` and `sha256` are of exactly the bytes that are sent as the file: header, then spans.
+    """
+
+    number: ChunkNumber
+    spans: tuple[Span, ...]
+    rows: int
+    size_bytes: int
+    sha256: str
+    parent: ChunkNumber | None = None
+
+    @property
+    def first_row(self) -> int:
+        return self.spans[0].first_row
+
+    @property
+    def last_row(self) -> int:
+        return self.spans[-1].first_row + self.spans[-1].rows - 1
+
+
+@dataclass(frozen=True, slots=True)
+class RejectedRow:
+    """A row that cannot be sent as it stands. `reason` says why and holds nothing of the row's content."""
+
+    row: int
+    line: int
+    start: int
+    stop: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The chunks of one source under one budget. The same source and budget give the same plan.
+
+    `rows` counts every row of the source, the rejected ones included; blank lines are not rows.
+    """
+
+    format: Format
+    fingerprint: Fingerprint
+    header: Header
+    budget: int
+    rows: int
+    chunks: tuple[Chunk, ...]
+    rejected: tuple[RejectedRow, ...]
+    blank_lines: int
+
+
+# --- the load ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Where the rows go: the import settings that, with the source's content, make a load what it is."""
+
+    kind: Literal["leads", "customobjects", "members"] = "leads"
+    name: str | None = None
+    """API name of the custom object, or the program's id; None for leads."""
+    lookup_field: str = "email"
+    """Used by leads only: custom objects have their dedupe fields, program members their e-mail."""
+    list_id: int | None = None
+    partition_name: str | None = None
+    member_status: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SourceFile:
+    """The file as it was when it was planned. `mtime_ns` and `inode` are hints; the hashes decide."""
+
+    path: str
+    size_bytes: int
+    mtime_ns: int
+    inode: int
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """One source on its way into one subscription with one set of import settings."""
+
+    id: LoadId
+    subscription: str
+    """Host of the subscription's base URL: whose queue, whose quota."""
+    source: SourceFile
+    fingerprint: Fingerprint
+    format: Format
+    header: Header
+    target: Target
+    budget: int
+    rows: int
+    rejected: int
+    chunks: int
+    on_doubt: OnDoubt
+    report_dir: str
+    collected_dir: str
+    created_at: float
+    finished_at: float | None = None
+    exit_code: int | None = None
+
+
+# --- where a chunk stands -----------------------------------------------------------------------------
+
+
+class State(StrEnum):
+    """Where a chunk stands. What is true in each: `lifecycle.STATES`."""
+
+    PLANNED = "planned"
+    OFFERED = "offered"
+    DOUBTFUL = "doubtful"
+    QUEUED = "queued"
+    IMPORTING = "importing"
+    COLLECTING = "collecting"
+    SETTLED = "settled"
+    EXPIRED = "expired"
+    REJECTED = "rejected"
+    HELD = "held"
+    HALVED = "halved"
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """What Marketo counted for one batch. `imported` includes the warned rows and excludes the failed ones."""
+
+    imported: int
+    failed: int
+    warned: int
+
+
+@dataclass(frozen=True, slots=True)
+class CollectedFile:
+    """A failure or warning file as it was saved: where, how many records it has, and what it should have."""
+
+    path: str
+    records: int
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """One attempt to send a chunk, and what became of it. Fields are filled in as facts arrive."""
+
+    attempt: int
+    offered_at: float
+    slot: int
+    batch_id: BatchId | None = None
+    accepted_at: float | None = None
+    lost_at: float | None = None
+    importing_first_at: float | None = None
+    """When an answer that said Importing had arrived, the first time."""
+    importing_last_at: float | None = None
+    """When the question was sent whose answer was Importing, the last time: importing for sure until then."""
+    ended_at: float | None = None
+    status: Literal["Complete", "Failed"] | None = None
+    counts: Counts | None = None
+    message: str = ""
+    collected_at: float | None = None
+    failures: CollectedFile | None = None
+    warnings: CollectedFile | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """Where one chunk stands now, and the offer that brought it there."""
+
+    load_id: LoadId
+    number: ChunkNumber
+    rows: int
+    state: State
+    attempts: int = 0
+    """Offers made so far, refused and deferred ones included."""
+    batch_failures: int = 0
+    """How many of its batches ended Failed."""
+    doubts: int = 0
+    """How many of its offers lost their answer."""
+    not_before: float = 0.0
+    """PLANNED: earliest time of the next offer. COLLECTING: earliest time of the next try."""
+    why: str = ""
+    """Why it was deferred, doubted, held, rejected or expired, last."""
+    offer: Offer | None = None
+    """The newest offer; None until the first."""
+
+
+# --- facts --------------------------------------------------------------------------------------------
+# Past tense, immutable, with their time. `lifecycle.apply` says what each means for a chunk.
+
+
+@dataclass(frozen=True, slots=True)
+class Offered:
+    """The chunk is about to be sent. Durable before its first byte leaves."""
+
+    at: float
+    slot: int
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """Marketo answered with a batch id. Durable before anything else happens."""
+
+    at: float
+    batch_id: BatchId
+
+
+@dataclass(frozen=True, slots=True)
+class Deferred:
+    """Certainly not executed: the chunk goes back until a time."""
+
+    at: float
+    until: float
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """Marketo will not take this chunk, now or later."""
+
+    at: float
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerLost:
+    """The body was sent and no sound answer came: the batch may exist."""
+
+    at: float
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class DoubtEnded:
+    """Whatever the lost upload started is over: its slot is free."""
+
+    at: float
+    how: Literal["fence", "lease"]
+    resend: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Released:
+    """The operator let a held chunk be sent again."""
+
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class SeenImporting:
+    """A status answer said Importing. `asked_at` is when the question left, `at` when the answer was there."""
+
+    asked_at: float
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """A status answer said Complete or Failed."""
+
+    at: float
+    status: Literal["Complete", "Failed"]
+    counts: Counts
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Expired:
+    """Marketo does not know the batch id any more: outcome and reasons are lost."""
+
+    at: float
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Collected:
+    """The failure and warning files are on disk and counted."""
+
+    at: float
+    failures: CollectedFile | None
+    warnings: CollectedFile | None
+
+
+@dataclass(frozen=True, slots=True)
+class Halved:
+    """The chunk was too large as it was: its children take its place and cover it exactly."""
+
+    at: float
+    children: tuple[Chunk, ...]
+    why: str
+
+
+Fact = (
+    Offered
+    | Accepted
+    | Deferred
+    | Refused
+    | AnswerLost
+    | DoubtEnded
+    | Released
+    | SeenImporting
+    | Ended
+    | Expired
+    | Collected
+    | Halved
+)
+
+
+# --- actions ------------------------------------------------------------------------------------------
+# Imperative, never stored: what may be done now.
+
+
+@dataclass(frozen=True, slots=True)
+class Submit:
+    load_id: LoadId
+    number: ChunkNumber
+
+
+@dataclass(frozen=True, slots=True)
+class Poll:
+    load_id: LoadId
+    number: ChunkNumber
+    batch_id: BatchId
+
+
+@dataclass(frozen=True, slots=True)
+class Collect:
+    load_id: LoadId
+    number: ChunkNumber
+    batch_id: BatchId
+
+
+@dataclass(frozen=True, slots=True)
+class EndDoubt:
+    load_id: LoadId
+    number: ChunkNumber
+    how: Literal["fence", "lease"]
+
+
+Action = Submit | Poll | Collect | EndDoubt

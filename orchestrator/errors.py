@@ -1,0 +1,157 @@
+"""Every exception we raise on purpose, as one tree, by whose fault it is.
+
+    OrchestratorError
+    ├── SourceUnusable (65)      the file cannot be loaded as it is
+    │   ├── EmptySource, HeaderOnly, NotText, UnknownEncoding, HeaderTooLarge
+    │   ├── MissingLookupColumn, DuplicateColumn, UnclosedQuote
+    │   ├── TooManyRejected      more unusable rows than --max-rejected allows
+    │   └── SourceChanged        the bytes are not the bytes that were planned
+    ├── SourceMissing (66)       the file does not exist or cannot be read
+    ├── Unreachable (69)         Marketo cannot be reached, or kept failing past the deadline
+    ├── InternalFault (70)       a fault of ours
+    │   ├── IllegalTransition    a fact that cannot follow from where a chunk stands
+    │   └── BooksDoNotBalance    rows are not all accounted for
+    ├── Stopped (75)             stopped and resumable
+    │   ├── MaxWaitOver, QuotaSpent, DoubtHeld, LoadBusy, LedgerLocked
+    ├── AccessRefused (77)       credentials or permissions refused
+    └── Misconfigured (78)       the configuration is wrong
+        ├── LedgerUnusable       the ledger is corrupt, or of a later release
+        └── UnknownLoad          no such load in this ledger
+
+A message names the thing, the value, the limit; `remedy` says what to do next. Each class carries the
+exit code of the command that meets it, so that the code is decided once, here.
+"""
+
+from __future__ import annotations
+
+
+class OrchestratorError(Exception):
+    """An expected error: shown as one message and a remedy, never as a traceback."""
+
+    exit_code = 70
+
+    def __init__(self, message: str, *, remedy: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.remedy = remedy
+
+    def __str__(self) -> str:
+        return f"{self.message}\n  {self.remedy}" if self.remedy else self.message
+
+
+class SourceUnusable(OrchestratorError):
+    """The source cannot be loaded as it is; nothing was sent."""
+
+    exit_code = 65
+
+
+class EmptySource(SourceUnusable):
+    """The source holds no bytes, or nothing but blank lines."""
+
+
+class HeaderOnly(SourceUnusable):
+    """The source has a header and no row."""
+
+
+class NotText(SourceUnusable):
+    """The source is binary: NUL bytes, or the signature of another format."""
+
+
+class UnknownEncoding(SourceUnusable):
+    """The source is text in an encoding other than UTF-8."""
+
+
+class HeaderTooLarge(SourceUnusable):
+    """The header alone leaves no room for a row within the budget."""
+
+
+class MissingLookupColumn(SourceUnusable):
+    """The header has no column of the lookup field's name."""
+
+
+class DuplicateColumn(SourceUnusable):
+    """Two columns of the header bear the same name, or one bears none."""
+
+
+class UnclosedQuote(SourceUnusable):
+    """A quoted value is opened and never closed: it swallows the rest of the source."""
+
+
+class TooManyRejected(SourceUnusable):
+    """More rows cannot be sent as they stand than --max-rejected allows."""
+
+
+class SourceChanged(SourceUnusable):
+    """The bytes of the source are not the bytes that were planned."""
+
+
+class SourceMissing(OrchestratorError):
+    """The source does not exist, is not a file, or may not be read."""
+
+    exit_code = 66
+
+
+class Unreachable(OrchestratorError):
+    """Marketo cannot be reached, or kept failing past the deadline."""
+
+    exit_code = 69
+
+
+class InternalFault(OrchestratorError):
+    """A fault of ours: please report it."""
+
+    exit_code = 70
+
+
+class IllegalTransition(InternalFault):
+    """A fact that cannot follow from where a chunk stands."""
+
+
+class BooksDoNotBalance(InternalFault):
+    """Rows in are not rows out: imported + failed + rejected + unsent + unknown."""
+
+
+class Stopped(OrchestratorError):
+    """Stopped before the end, and resumable by the same command."""
+
+    exit_code = 75
+
+
+class MaxWaitOver(Stopped):
+    """--max-wait ran out; batches go on inside Marketo."""
+
+
+class QuotaSpent(Stopped):
+    """The day's calls are used up (607), or what is left is reserved for others."""
+
+
+class DoubtHeld(Stopped):
+    """A doubt is over and --on-doubt is stop: the operator decides."""
+
+
+class LoadBusy(Stopped):
+    """Another living process owns this load."""
+
+
+class LedgerLocked(Stopped):
+    """Another process held the ledger's write lock for too long."""
+
+
+class AccessRefused(OrchestratorError):
+    """Marketo refused the credentials or the permission."""
+
+    exit_code = 77
+
+
+class Misconfigured(OrchestratorError):
+    """The configuration is wrong: file, key, value, and what is allowed."""
+
+    exit_code = 78
+
+
+class LedgerUnusable(Misconfigured):
+    """The ledger is corrupt, or was written by a later release."""
+
+
+class UnknownLoad(Misconfigured):
+    """The ledger holds no such load."""
