@@ -109,6 +109,9 @@ class Plan:
     rows: int
     chunks: tuple[Chunk, ...]
     rejected: tuple[RejectedRow, ...]
+    """The first of them; all of them as long as there are no more than the planner was told to keep."""
+    rejected_rows: int
+    """How many there are."""
     blank_lines: int
 
 
@@ -242,6 +245,31 @@ class Standing:
     """Why it was deferred, doubted, held, rejected or expired, last."""
     offer: Offer | None = None
     """The newest offer; None until the first."""
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkRecord:
+    """Everything the ledger holds of one chunk: what it is, where it stands, every offer in order."""
+
+    chunk: Chunk
+    standing: Standing
+    offers: tuple[Offer, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """Where every row of a load is. `warned` rows are counted in `imported` too.
+
+    Always `rows == imported + failed + rejected + unsent + unknown`.
+    """
+
+    rows: int
+    imported: int
+    failed: int
+    warned: int
+    rejected: int
+    unsent: int
+    unknown: int
 
 
 # --- facts --------------------------------------------------------------------------------------------
