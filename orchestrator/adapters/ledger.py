@@ -1,0 +1,646 @@
+"""Where are plans and facts kept, so that any process can be killed at any instant?
+
+SQLite in rollback-journal mode with FULL synchronisation: several processes may share the file, and a commit that
+returned survives a power cut. (Write-ahead logging is avoided on purpose: SQLite up to 3.51.2 can corrupt such a
+database when two connections write.) One method is one transaction. `record` is the only way a fact gets in:
+it asks `lifecycle.apply` what the fact means and stores the fact and its meaning together.
+
+Blocking: call it in a worker thread, one call at a time. Nothing outside this module knows which database it is.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from orchestrator.core import lifecycle
+from orchestrator.core.model import (
+    BatchId,
+    Chunk,
+    ChunkNumber,
+    ChunkRecord,
+    CollectedFile,
+    Counts,
+    Fact,
+    Fingerprint,
+    Format,
+    Halved,
+    Header,
+    Load,
+    LoadId,
+    Offer,
+    Offered,
+    Plan,
+    RejectedRow,
+    SourceFile,
+    Span,
+    Standing,
+    State,
+    Target,
+)
+from orchestrator.errors import LedgerLocked, LedgerUnusable
+
+SCHEMA_VERSION = 1
+BUSY_TIMEOUT_S = 5.0
+"""Other processes commit in milliseconds; longer than this means that one is stuck inside a transaction."""
+
+_STANDING = (
+    "c.load_id, c.number, c.rows, c.state, c.attempts, c.batch_failures, c.doubts, c.not_before, c.why, "
+    "o.attempt, o.offered_at, o.slot, o.batch_id, o.accepted_at, o.lost_at, o.importing_first_at, "
+    "o.importing_last_at, o.ended_at, o.status, o.imported, o.failed, o.warned, o.message, o.collected_at, "
+    "o.failures_path, o.failures_records, o.warnings_path, o.warnings_records"
+)
+_OFFER = _STANDING[_STANDING.index("o.attempt") :]
+_FROM = (
+    "FROM chunks c LEFT JOIN offers o ON o.load_id = c.load_id AND o.chunk = c.number AND o.attempt = c.attempts"
+)
+_LOAD = (
+    "id, subscription, source_path, source_bytes, source_mtime_ns, source_inode, source_sha256, format, "
+    "header_start, header_stop, header_fields, target, budget, rows, rejected, chunks, on_doubt, report_dir, "
+    "collected_dir, created_at, finished_at, exit_code"
+)
+
+
+class BatchIdTaken(Exception):
+    """Marketo answered this upload with the batch id of another chunk: the answer cannot be trusted."""
+
+
+Connect = Callable[[Path], sqlite3.Connection]
+
+
+def connect(path: Path) -> sqlite3.Connection:
+    """The connection used in production; tests hand in one with a failing file system."""
+    return sqlite3.connect(path, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False)
+
+
+class Ledger:
+    """One open ledger. Created with its folder when it does not exist yet.
+
+    Raises LedgerUnusable when the file is not a sound ledger of this or an earlier release, and LedgerLocked when
+    another process holds it for longer than BUSY_TIMEOUT_S.
+    """
+
+    def __init__(self, path: Path, *, connect: Connect = connect) -> None:
+        self.path = path
+        _create_private(path)
+        try:
+            self._db = connect(path)
+            self._db.execute("PRAGMA journal_mode = TRUNCATE")
+            self._db.execute("PRAGMA synchronous = FULL")
+            self._db.execute("PRAGMA foreign_keys = ON")
+            self._migrate()
+        except sqlite3.OperationalError as error:
+            raise _explain(error, path) from error
+        except sqlite3.DatabaseError as error:
+            raise LedgerUnusable(
+                f"ledger {path}: this is not a sound ledger ({error})",
+                remedy="Restore it from a backup, or move it away to begin anew: loads begun in it are then "
+                "unknown, and running them again sends their rows again.",
+            ) from error
+
+    def close(self) -> None:
+        self._db.close()
+
+    def __enter__(self) -> Ledger:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # --- loads ----------------------------------------------------------------------------------------
+
+    def add_load(self, load: Load, plan: Plan) -> None:
+        """A load and its whole plan, or neither."""
+        with self._transaction():
+            self._db.execute(
+                f"INSERT INTO loads ({_LOAD}, list_id) VALUES ({', '.join('?' * 23)})",
+                (
+                    load.id,
+                    load.subscription,
+                    load.source.path,
+                    load.source.size_bytes,
+                    load.source.mtime_ns,
+                    load.source.inode,
+                    load.fingerprint.sha256,
+                    load.format,
+                    load.header.start,
+                    load.header.stop,
+                    json.dumps(load.header.fields),
+                    json.dumps(asdict(load.target)),
+                    load.budget,
+                    load.rows,
+                    load.rejected,
+                    load.chunks,
+                    load.on_doubt,
+                    load.report_dir,
+                    load.collected_dir,
+                    load.created_at,
+                    load.finished_at,
+                    load.exit_code,
+                    load.target.list_id,
+                ),
+            )
+            self._add_chunks(load.id, load.subscription, plan.chunks)
+            self._db.executemany(
+                "INSERT INTO rejected_rows (load_id, row, line, start, stop, reason) VALUES (?, ?, ?, ?, ?, ?)",
+                [(load.id, r.row, r.line, r.start, r.stop, r.reason) for r in plan.rejected],
+            )
+
+    def load(self, load_id: str) -> Load | None:
+        """The load with this id, or whose id begins so when only one does."""
+        rows = self._all(
+            f"SELECT {_LOAD} FROM loads WHERE substr(id, 1, ?) = ? ORDER BY id LIMIT 2", len(load_id), load_id
+        )
+        return _load(rows[0]) if len(rows) == 1 else None
+
+    def loads(self) -> list[Load]:
+        """All loads, the newest first."""
+        return [_load(row) for row in self._all(f"SELECT {_LOAD} FROM loads ORDER BY created_at DESC, id")]
+
+    def knows_size(self, size_bytes: int) -> bool:
+        """Is there a load of a source of this size? (Then it is worth hashing the source before planning it.)"""
+        return bool(self._all("SELECT 1 FROM loads WHERE source_bytes = ? LIMIT 1", size_bytes))
+
+    def loads_with_open_chunks(self, subscription: str) -> list[Load]:
+        """Loads that hold slots in this subscription, whoever owns them."""
+        return [
+            _load(row)
+            for row in self._all(
+                f"SELECT {_LOAD} FROM loads WHERE id IN "
+                "(SELECT load_id FROM chunks WHERE subscription = ? AND slot IS NOT NULL) ORDER BY id",
+                subscription,
+            )
+        ]
+
+    def move_source(self, load_id: LoadId, source: SourceFile, report_dir: str) -> None:
+        """The same content now stands elsewhere, or its report is wanted elsewhere."""
+        with self._transaction():
+            self._db.execute(
+                "UPDATE loads SET source_path = ?, source_mtime_ns = ?, source_inode = ?, report_dir = ? "
+                "WHERE id = ?",
+                (source.path, source.mtime_ns, source.inode, report_dir, load_id),
+            )
+
+    def set_on_doubt(self, load_id: LoadId, on_doubt: str) -> None:
+        with self._transaction():
+            self._db.execute("UPDATE loads SET on_doubt = ? WHERE id = ?", (on_doubt, load_id))
+
+    def finish(self, load_id: LoadId, at: float, exit_code: int) -> None:
+        """The load is over and its report is written."""
+        with self._transaction():
+            self._db.execute(
+                "UPDATE loads SET finished_at = coalesce(finished_at, ?), exit_code = ? WHERE id = ?",
+                (at, exit_code, load_id),
+            )
+
+    def reopen(self, load_id: LoadId) -> None:
+        """A finished load goes on: a held chunk was released."""
+        with self._transaction():
+            self._db.execute("UPDATE loads SET finished_at = NULL, exit_code = NULL WHERE id = ?", (load_id,))
+
+    # --- facts ----------------------------------------------------------------------------------------
+
+    def claim(self, load_id: LoadId, number: ChunkNumber, at: float, limit: int) -> Standing | None:
+        """Record Offered with the lowest free slot; None when `limit` slots of the subscription are held.
+
+        This is the semaphore: its count is read off the ledger in the same transaction that takes one.
+        """
+        with self._transaction():
+            standing = self._standing(load_id, number)
+            used = {
+                int(slot)
+                for (slot,) in self._all(
+                    "SELECT slot FROM chunks WHERE slot IS NOT NULL AND subscription = "
+                    "(SELECT subscription FROM loads WHERE id = ?)",
+                    load_id,
+                )
+            }
+            if len(used) >= limit or standing.state is not State.PLANNED:
+                return None
+            slot = min(set(range(1, 11)) - used)
+            return self._record(standing, Offered(at=at, slot=slot))
+
+    def record(self, load_id: LoadId, number: ChunkNumber, fact: Fact) -> Standing:
+        """Make a fact durable with what it means; returns where the chunk stands then.
+
+        Raises IllegalTransition when the fact cannot follow, BatchIdTaken when another chunk has that batch id.
+        Nothing is stored then.
+        """
+        with self._transaction():
+            return self._record(self._standing(load_id, number), fact)
+
+    def _record(self, before: Standing, fact: Fact) -> Standing:
+        if isinstance(fact, Halved):
+            next_number = 1 + int(
+                self._all("SELECT max(number) FROM chunks WHERE load_id = ?", before.load_id)[0][0]
+            )
+            children = tuple(
+                replace(child, number=ChunkNumber(next_number + i), parent=before.number)
+                for i, child in enumerate(fact.children)
+            )
+            assert sum(child.rows for child in children) == before.rows, "halves cover their chunk"
+            fact = replace(fact, children=children)
+            self._add_chunks(before.load_id, self._subscription(before.load_id), children)
+        after = lifecycle.apply(before, fact)
+        holds = after.state in lifecycle.HOLDS_SLOT
+        slot = after.offer.slot if holds and after.offer is not None else None
+        self._db.execute(
+            "UPDATE chunks SET state = ?, slot = ?, attempts = ?, batch_failures = ?, doubts = ?, "
+            "not_before = ?, why = ? WHERE load_id = ? AND number = ?",
+            (
+                after.state,
+                slot,
+                after.attempts,
+                after.batch_failures,
+                after.doubts,
+                after.not_before,
+                after.why,
+                after.load_id,
+                after.number,
+            ),
+        )
+        if after.offer is not None and after.offer != before.offer:
+            self._put_offer(after, after.offer)
+        self._db.execute(
+            "INSERT INTO facts (load_id, chunk, at, kind, detail) VALUES (?, ?, ?, ?, ?)",
+            (after.load_id, after.number, fact.at, type(fact).__name__, json.dumps(asdict(fact))),
+        )
+        return after
+
+    def _put_offer(self, standing: Standing, offer: Offer) -> None:
+        counts, failures, warnings = offer.counts, offer.failures, offer.warnings
+        try:
+            self._db.execute(
+                "INSERT INTO offers (load_id, chunk, attempt, subscription, slot, offered_at, batch_id, "
+                "accepted_at, lost_at, importing_first_at, importing_last_at, ended_at, status, imported, failed, "
+                "warned, message, collected_at, failures_path, failures_records, warnings_path, "
+                "warnings_records) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) "
+                "ON CONFLICT (load_id, chunk, attempt) DO UPDATE SET batch_id = excluded.batch_id, "
+                "accepted_at = excluded.accepted_at, lost_at = excluded.lost_at, "
+                "importing_first_at = excluded.importing_first_at, "
+                "importing_last_at = excluded.importing_last_at, ended_at = excluded.ended_at, "
+                "status = excluded.status, imported = excluded.imported, failed = excluded.failed, "
+                "warned = excluded.warned, message = excluded.message, collected_at = excluded.collected_at, "
+                "failures_path = excluded.failures_path, failures_records = excluded.failures_records, "
+                "warnings_path = excluded.warnings_path, warnings_records = excluded.warnings_records",
+                (
+                    standing.load_id,
+                    standing.number,
+                    offer.attempt,
+                    self._subscription(standing.load_id),
+                    offer.slot,
+                    offer.offered_at,
+                    offer.batch_id,
+                    offer.accepted_at,
+                    offer.lost_at,
+                    offer.importing_first_at,
+                    offer.importing_last_at,
+                    offer.ended_at,
+                    offer.status,
+                    counts.imported if counts else None,
+                    counts.failed if counts else None,
+                    counts.warned if counts else None,
+                    offer.message,
+                    offer.collected_at,
+                    failures.path if failures else None,
+                    failures.records if failures else None,
+                    warnings.path if warnings else None,
+                    warnings.records if warnings else None,
+                ),
+            )
+        except sqlite3.IntegrityError as error:
+            if "batch_id" in str(error):
+                raise BatchIdTaken(offer.batch_id) from error
+            raise
+
+    # --- how things stand -------------------------------------------------------------------------------
+
+    def open_chunks(self, subscription: str) -> list[Standing]:
+        """Every chunk that holds a slot, the oldest offer first."""
+        return self._standings(
+            "WHERE c.subscription = ? AND c.slot IS NOT NULL ORDER BY o.offered_at, c.load_id, c.number",
+            subscription,
+        )
+
+    def open_in_list(self, subscription: str, list_id: int) -> list[Standing]:
+        """Those of them that go into one static list."""
+        return self._standings(
+            "JOIN loads l ON l.id = c.load_id WHERE c.subscription = ? AND c.slot IS NOT NULL AND l.list_id = ?",
+            subscription,
+            list_id,
+        )
+
+    def collecting(self, load_id: LoadId) -> list[Standing]:
+        return self._standings(
+            "WHERE c.load_id = ? AND c.state = 'collecting' ORDER BY c.number LIMIT 50", load_id
+        )
+
+    def ready(self, load_id: LoadId, now: float, count: int) -> list[Standing]:
+        """The next planned chunks in order; those that must wait come after those that need not."""
+        due = self._standings(
+            "WHERE c.load_id = ? AND c.state = 'planned' AND c.not_before <= ? ORDER BY c.number LIMIT ?",
+            load_id,
+            now,
+            count,
+        )
+        if len(due) == count:
+            return due
+        return due + self._standings(
+            "WHERE c.load_id = ? AND c.state = 'planned' AND c.not_before > ? ORDER BY c.not_before LIMIT 1",
+            load_id,
+            now,
+        )
+
+    def chunks_by_state(self, load_id: LoadId) -> dict[State, int]:
+        return {
+            State(state): int(count)
+            for state, count in self._all(
+                "SELECT state, count(*) FROM chunks WHERE load_id = ? GROUP BY state", load_id
+            )
+        }
+
+    def unsettled_offers(self, load_id: LoadId) -> list[Standing]:
+        """Chunks in state offered: an answer was due when the last owner of the load ended."""
+        return self._standings("WHERE c.load_id = ? AND c.state = 'offered' ORDER BY c.number", load_id)
+
+    def held(self, load_id: LoadId) -> list[Standing]:
+        return self._standings("WHERE c.load_id = ? AND c.state = 'held' ORDER BY c.number", load_id)
+
+    def chunk(self, load_id: LoadId, number: ChunkNumber) -> Chunk:
+        row = self._all(
+            "SELECT number, spans, rows, size_bytes, sha256, parent FROM chunks WHERE load_id = ? AND number = ?",
+            load_id,
+            number,
+        )[0]
+        return _chunk(row)
+
+    def records(self, load_id: LoadId) -> Iterator[ChunkRecord]:
+        """Every chunk with its standing and its offers, in the order of the source; streamed."""
+        numbers = [
+            int(number)
+            for (number,) in self._all(
+                "SELECT number FROM chunks WHERE load_id = ? ORDER BY first_row, number", load_id
+            )
+        ]
+        for number in numbers:  # one short read each: a long one would keep other loads from writing
+            yield self.record_of(load_id, ChunkNumber(number))
+
+    def record_of(self, load_id: LoadId, number: ChunkNumber) -> ChunkRecord:
+        offers = tuple(
+            offer
+            for row in self._all(
+                f"SELECT {_OFFER} FROM offers o WHERE o.load_id = ? AND o.chunk = ? ORDER BY o.attempt",
+                load_id,
+                number,
+            )
+            if (offer := _offer(row)) is not None
+        )
+        return ChunkRecord(
+            chunk=self.chunk(load_id, number), standing=self._standing(load_id, number), offers=offers
+        )
+
+    def rejected_rows(self, load_id: LoadId) -> list[RejectedRow]:
+        return [
+            RejectedRow(*row)
+            for row in self._all(
+                "SELECT row, line, start, stop, reason FROM rejected_rows WHERE load_id = ? ORDER BY row",
+                load_id,
+            )
+        ]
+
+    def settled_counts(self, load_id: LoadId) -> tuple[int, int, int, int]:
+        """Rows of chunks at rest, and of ended batches: rows, imported, failed, warned."""
+        row = self._all(
+            "SELECT coalesce(sum(c.rows), 0), coalesce(sum(o.imported), 0), coalesce(sum(o.failed), 0), "
+            f"coalesce(sum(o.warned), 0) {_FROM} "
+            "WHERE c.load_id = ? AND c.state IN ('settled', 'expired', 'rejected', 'held')",
+            load_id,
+        )[0]
+        return int(row[0]), int(row[1]), int(row[2]), int(row[3])
+
+    def rows_per_second(self, subscription: str) -> float | None:
+        """What one of Marketo's processors imported in a second, over the newest batches; None without any."""
+        ((rows, seconds),) = self._all(
+            "SELECT sum(rows), sum(seconds) FROM (SELECT c.rows AS rows, "
+            "o.ended_at - coalesce(o.importing_first_at, o.accepted_at) AS seconds FROM offers o "
+            "JOIN chunks c ON c.load_id = o.load_id AND c.number = o.chunk "
+            "WHERE o.subscription = ? AND o.status = 'Complete' ORDER BY o.ended_at DESC LIMIT 200)",
+            subscription,
+        )
+        return rows / seconds if rows and seconds and seconds > 0 else None
+
+    # --- calls ------------------------------------------------------------------------------------------
+
+    def add_calls(self, load_id: LoadId, made: Mapping[str, int]) -> None:
+        with self._transaction():
+            self._db.executemany(
+                "INSERT INTO calls (load_id, kind, made) VALUES (?, ?, ?) "
+                "ON CONFLICT (load_id, kind) DO UPDATE SET made = made + excluded.made",
+                [(load_id, kind, count) for kind, count in made.items()],
+            )
+
+    def calls(self, load_id: LoadId) -> dict[str, int]:
+        return {
+            str(kind): int(made)
+            for kind, made in self._all("SELECT kind, made FROM calls WHERE load_id = ? ORDER BY kind", load_id)
+        }
+
+    # --- inside -----------------------------------------------------------------------------------------
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        try:
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+                self._db.execute("COMMIT")
+            except BaseException:
+                if self._db.in_transaction:
+                    self._db.execute("ROLLBACK")
+                raise
+        except sqlite3.OperationalError as error:
+            raise _explain(error, self.path) from error
+
+    def _migrate(self) -> None:
+        (version,) = self._db.execute("PRAGMA user_version").fetchone()
+        if version > SCHEMA_VERSION:
+            raise LedgerUnusable(
+                f"ledger {self.path}: written by a later release (schema {version}, known up to {SCHEMA_VERSION})",
+                remedy="Use that release: an older one cannot know what it would overlook.",
+            )
+        if version == SCHEMA_VERSION:
+            return
+        schema = resources.files(__package__).joinpath("schema.sql").read_text(encoding="utf-8")
+        with self._transaction():
+            if self._db.execute("PRAGMA user_version").fetchone()[0] == 0:  # nobody else made it meanwhile
+                for statement in _statements(schema):
+                    self._db.execute(statement)
+                self._db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+
+    def _all(self, sql: str, *arguments: Any) -> list[Any]:
+        try:
+            return self._db.execute(sql, arguments).fetchall()
+        except sqlite3.OperationalError as error:
+            raise _explain(error, self.path) from error
+
+    def _standings(self, where: str, *arguments: Any) -> list[Standing]:
+        return [_standing(row) for row in self._all(f"SELECT {_STANDING} {_FROM} {where}", *arguments)]
+
+    def _standing(self, load_id: LoadId, number: ChunkNumber) -> Standing:
+        return self._standings("WHERE c.load_id = ? AND c.number = ?", load_id, number)[0]
+
+    def _subscription(self, load_id: LoadId) -> str:
+        return str(self._all("SELECT subscription FROM loads WHERE id = ?", load_id)[0][0])
+
+    def _add_chunks(self, load_id: LoadId, subscription: str, chunks: Iterable[Chunk]) -> None:
+        self._db.executemany(
+            "INSERT INTO chunks (load_id, number, parent, subscription, spans, first_row, rows, size_bytes, "
+            "sha256, state) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, 'planned')",
+            [
+                (
+                    load_id,
+                    chunk.number,
+                    chunk.parent,
+                    subscription,
+                    json.dumps([[s.start, s.stop, s.rows, s.first_row, s.first_line] for s in chunk.spans]),
+                    chunk.first_row,
+                    chunk.rows,
+                    chunk.size_bytes,
+                    chunk.sha256,
+                )
+                for chunk in chunks
+            ],
+        )
+
+
+def _create_private(path: Path) -> None:
+    """The file exists with mode 0600 before SQLite sees it: its journal copies the mode."""
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+    except OSError as error:
+        raise LedgerUnusable(
+            f"ledger {path}: {error.strerror}",
+            remedy="Set state.ledger to a place that can be written, on a local disk.",
+        ) from error
+
+
+def _explain(error: sqlite3.OperationalError, path: Path) -> LedgerLocked | LedgerUnusable:
+    if "locked" in str(error) or "busy" in str(error):
+        return LedgerLocked(
+            f"ledger {path}: another process has held it for {BUSY_TIMEOUT_S:.0f} s",
+            remedy="Look for a stuck process with the ledger open; then run the same command again.",
+        )
+    return LedgerUnusable(
+        f"ledger {path}: {error}",
+        remedy="Check the disk's free space and its health; then run the same command again.",
+    )
+
+
+def _statements(schema: str) -> Iterator[str]:
+    """The statements of a schema, triggers whole."""
+    statement = ""
+    for line in schema.splitlines(keepends=True):
+        statement += line
+        if sqlite3.complete_statement(statement):
+            yield statement
+            statement = ""
+
+
+def _load(row: tuple[Any, ...]) -> Load:
+    return Load(
+        id=LoadId(row[0]),
+        subscription=row[1],
+        source=SourceFile(path=row[2], size_bytes=row[3], mtime_ns=row[4], inode=row[5]),
+        fingerprint=Fingerprint(size_bytes=row[3], sha256=row[6]),
+        format=Format(row[7]),
+        header=Header(start=row[8], stop=row[9], fields=tuple(json.loads(row[10]))),
+        target=Target(**json.loads(row[11])),
+        budget=row[12],
+        rows=row[13],
+        rejected=row[14],
+        chunks=row[15],
+        on_doubt=row[16],
+        report_dir=row[17],
+        collected_dir=row[18],
+        created_at=row[19],
+        finished_at=row[20],
+        exit_code=row[21],
+    )
+
+
+def _chunk(row: tuple[Any, ...]) -> Chunk:
+    number, spans, rows, size_bytes, sha256, parent = row
+    return Chunk(
+        number=ChunkNumber(number),
+        spans=tuple(Span(*span) for span in json.loads(spans)),
+        rows=rows,
+        size_bytes=size_bytes,
+        sha256=sha256,
+        parent=None if parent is None else ChunkNumber(parent),
+    )
+
+
+def _standing(row: tuple[Any, ...]) -> Standing:
+    return Standing(
+        load_id=LoadId(row[0]),
+        number=ChunkNumber(row[1]),
+        rows=row[2],
+        state=State(row[3]),
+        attempts=row[4],
+        batch_failures=row[5],
+        doubts=row[6],
+        not_before=row[7],
+        why=row[8],
+        offer=_offer(row[9:]),
+    )
+
+
+def _offer(row: tuple[Any, ...]) -> Offer | None:
+    if row[0] is None:
+        return None
+    (
+        attempt,
+        offered_at,
+        slot,
+        batch_id,
+        accepted_at,
+        lost_at,
+        importing_first_at,
+        importing_last_at,
+        ended_at,
+        status,
+        imported,
+        failed,
+        warned,
+        message,
+        collected_at,
+        failures_path,
+        failures_records,
+        warnings_path,
+        warnings_records,
+    ) = row
+    return Offer(
+        attempt=attempt,
+        offered_at=offered_at,
+        slot=slot,
+        batch_id=None if batch_id is None else BatchId(batch_id),
+        accepted_at=accepted_at,
+        lost_at=lost_at,
+        importing_first_at=importing_first_at,
+        importing_last_at=importing_last_at,
+        ended_at=ended_at,
+        status=status,
+        counts=None if imported is None else Counts(imported=imported, failed=failed, warned=warned),
+        message=message,
+        collected_at=collected_at,
+        failures=None if failures_path is None else CollectedFile(failures_path, failures_records),
+        warnings=None if warnings_path is None else CollectedFile(warnings_path, warnings_records),
+    )

@@ -1,0 +1,59 @@
+"""Who owns a load? A lock of the operating system, which dies with its process, however it dies.
+
+The file beside the ledger stays; only the lock on it counts. It holds the owner's process id, for messages.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import time
+from pathlib import Path
+
+from orchestrator.core.model import LoadId
+
+
+class Ownership:
+    """Held from `take` to `release`, or to the end of the process."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+
+    def release(self) -> None:
+        os.close(self._descriptor)
+
+
+def take(ledger: Path, load_id: LoadId) -> Ownership | None:
+    """Become the owner of a load; None when a living process owns it."""
+    folder = ledger.with_name(ledger.name + ".owners")
+    folder.mkdir(mode=0o700, exist_ok=True)
+    descriptor = os.open(folder / load_id, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    for attempt in range(3):  # `owner_of` in another process holds it for a moment
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            break
+        except BlockingIOError:
+            if attempt == 2:
+                os.close(descriptor)
+                return None
+            time.sleep(0.02)
+    os.ftruncate(descriptor, 0)
+    os.write(descriptor, f"{os.getpid()}\n".encode())
+    return Ownership(descriptor)
+
+
+def owner_of(ledger: Path, load_id: LoadId) -> int | None:
+    """Process id of the living owner of a load; None when nobody owns it."""
+    path = ledger.with_name(ledger.name + ".owners") / load_id
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        text = os.pread(descriptor, 20, 0).strip()
+        return int(text) if text.isdigit() else 0
+    finally:
+        os.close(descriptor)
+    return None

@@ -1,0 +1,119 @@
+"""How does one call get its turn and its token?
+
+Every call of a subscription goes through one Caller: so many at a time, so many in any 20 seconds, all of them
+paused when Marketo says 606 or 615, and with a token that the subscription has now. A token is renewed by one
+task at a time, keyed by the token that failed: whoever comes second finds it renewed. The identity service hands
+back the same token until it has run out, so a dying one is waited out, never fought.
+
+What a call means and whether it is repeated is the runner's business, except for 601 and 602: those were not
+executed, and are repeated here with a new token, twice at most.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from random import Random
+
+import anyio
+
+from orchestrator.adapters.clock import Clock
+from orchestrator.adapters.marketo import Marketo, Token
+from orchestrator.core.pace import CallWindow
+from orchestrator.core.verdicts import Answered, CallKind, Failed, Outcome, Ruling, Saved, Verdict, judge
+
+TOKEN_RENEWALS = 2
+"""Renewals within one call before we say that the token keeps being rejected."""
+UPLOAD_MARGIN_S = 60.0
+"""An upload is not begun with less life than this left in the token: its answer would be 602."""
+TOKEN_RETRY_S = (0.5, 30.0)
+"""First and longest wait before the identity service is asked again after a failure."""
+
+
+class Caller:
+    """The turns and the token of one subscription. `made` counts the calls that were made, by kind."""
+
+    def __init__(
+        self, marketo: Marketo, clock: Clock, rng: Random, *, calls_per_20s: int, concurrent_calls: int
+    ) -> None:
+        self._marketo, self._clock, self._rng = marketo, clock, rng
+        self._window = CallWindow(calls_per_20s)
+        self._turns = anyio.Semaphore(concurrent_calls)
+        self._window_lock = anyio.Lock()
+        self._token_lock = anyio.Lock()
+        self._token: Token | None = None
+        self._token_until = 0.0
+        self._token_failures = 0
+        self.made: Counter[CallKind] = Counter()
+        self.sound_at: float | None = None
+        """When Marketo last gave an answer that made sense; None until the first."""
+        self.trouble = ""
+        """Why the newest call that failed did so; empty after a sound answer."""
+
+    async def call(self, kind: CallKind, ask: Callable[[str], Awaitable[Outcome]]) -> tuple[Outcome, Ruling]:
+        """Make one call when its turn has come: its outcome and what that means.
+
+        `ask` gets a token and makes the exchange; it may be asked again with another token.
+        """
+        rejected: str | None = None
+        for _ in range(TOKEN_RENEWALS + 1):
+            token = await self._current_token(rejected, UPLOAD_MARGIN_S if kind == "create" else 0.0)
+            if isinstance(token, Failed):
+                return token, judge(token, "token")
+            async with self._turns:
+                await self._turn()
+                outcome = await ask(token.value)
+                self.made[kind] += 1
+            ruling = judge(outcome, kind)
+            self._remember(outcome)
+            if ruling.verdict is Verdict.SLOW_DOWN:
+                self._window.pause(self._clock.now() + ruling.wait_s * self._rng.uniform(1.0, 1.2))
+            if ruling.verdict is not Verdict.RENEW_TOKEN:
+                return outcome, ruling
+            rejected = token.value
+        why = f"Marketo keeps rejecting the token it hands out ({ruling.why})"
+        return outcome, Ruling(Verdict.ASK_AGAIN, why)
+
+    async def _turn(self) -> None:
+        """Wait until one more call fits into the window, and take that place."""
+        async with self._window_lock:  # first come, first served: nobody starves
+            while (at := self._window.next_at(self._clock.now())) > self._clock.now():  # noqa: ASYNC110
+                await anyio.sleep(at - self._clock.now())
+            self._window.made(self._clock.now())
+
+    async def _current_token(self, rejected: str | None, margin_s: float) -> Token | Failed:
+        """A token other than the rejected one, with at least `margin_s` to live; Failed when there is none."""
+        async with self._token_lock:
+            for _ in range(4):
+                now = self._clock.now()
+                if self._token is not None and self._token.value != rejected:
+                    left_s = self._token_until - now
+                    if left_s > margin_s:
+                        return self._token
+                    if left_s > 0:  # asking now would hand back this very token
+                        await anyio.sleep(left_s + 1.0)
+                answer = await self._marketo.token()
+                self.made["token"] += 1
+                if isinstance(answer, Failed):
+                    self._token_failures += 1
+                    self._remember(answer)
+                    first_s, longest_s = TOKEN_RETRY_S
+                    wait_s = min(longest_s, first_s * 2.0**self._token_failures)
+                    if answer.http_status != 401:
+                        await anyio.sleep(wait_s * self._rng.uniform(0.5, 1.0))
+                    return answer
+                self._token_failures = 0
+                self.sound_at = self._clock.now()
+                if answer.life_s < 1.0 or answer.value == rejected:  # its last second: wait it out
+                    await anyio.sleep(max(1.0, min(answer.life_s, 5.0)))
+                    self._token = None
+                    continue
+                self._token, self._token_until = answer, self._clock.now() + answer.life_s
+        return Failed("the identity service keeps handing out a token that is over")
+
+    def _remember(self, outcome: Outcome) -> None:
+        match outcome:
+            case Answered() | Saved():
+                self.sound_at, self.trouble = self._clock.now(), ""
+            case Failed():
+                self.trouble = outcome.why

@@ -1,0 +1,315 @@
+"""The ledger on real SQLite files."""
+
+from __future__ import annotations
+
+import sqlite3
+import stat
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from orchestrator.adapters import locks
+from orchestrator.adapters.ledger import SCHEMA_VERSION, BatchIdTaken, Ledger, connect
+from orchestrator.core import lifecycle
+from orchestrator.core.model import (
+    Accepted,
+    AnswerLost,
+    BatchId,
+    Chunk,
+    ChunkNumber,
+    Collected,
+    CollectedFile,
+    Counts,
+    Deferred,
+    DoubtEnded,
+    Ended,
+    Fact,
+    Fingerprint,
+    Format,
+    Halved,
+    Header,
+    Load,
+    LoadId,
+    Offered,
+    Plan,
+    RejectedRow,
+    SeenImporting,
+    SourceFile,
+    Span,
+    State,
+    Target,
+)
+from orchestrator.errors import IllegalTransition, LedgerLocked, LedgerUnusable
+
+
+def a_plan(chunks: int, rejected: tuple[RejectedRow, ...] = ()) -> Plan:
+    spans = [Span(6 + 10 * i, 16 + 10 * i, 2, 1 + 2 * i, 2 + 2 * i) for i in range(chunks)]
+    return Plan(
+        format=Format.CSV,
+        fingerprint=Fingerprint(6 + 10 * chunks, "ab" * 32),
+        header=Header(0, 6, ("email",)),
+        budget=100,
+        rows=2 * chunks + len(rejected),
+        chunks=tuple(Chunk(ChunkNumber(i + 1), (span,), 2, 16, f"{i:064x}") for i, span in enumerate(spans)),
+        rejected=rejected,
+        rejected_rows=len(rejected),
+        blank_lines=0,
+    )
+
+
+def a_load(plan: Plan, load_id: str = "aaaaaaaaaaaa", list_id: int | None = None) -> Load:
+    return Load(
+        id=LoadId(load_id),
+        subscription="host",
+        source=SourceFile("/leads.csv", plan.fingerprint.size_bytes, 1, 2),
+        fingerprint=plan.fingerprint,
+        format=plan.format,
+        header=plan.header,
+        target=Target(list_id=list_id),
+        budget=plan.budget,
+        rows=plan.rows,
+        rejected=plan.rejected_rows,
+        chunks=len(plan.chunks),
+        on_doubt="resend",
+        report_dir="/reports/a",
+        collected_dir="/reports/a/batches",
+        created_at=1.0,
+    )
+
+
+def a_ledger(folder: Path, chunks: int = 3) -> tuple[Ledger, LoadId]:
+    ledger, plan = Ledger(folder / "state" / "ledger.db"), a_plan(chunks)
+    load = a_load(plan)
+    ledger.add_load(load, plan)
+    return ledger, load.id
+
+
+def test_a_load_comes_back_as_it_was_written(tmp_path: Path) -> None:
+    """Resuming reads what an earlier process wrote."""
+    path = tmp_path / "ledger.db"
+    plan = a_plan(3, (RejectedRow(3, 4, 20, 30, "5 cells where the header has 4"),))
+    load = a_load(plan, list_id=7)
+    with Ledger(path) as ledger:
+        ledger.add_load(load, plan)
+    with Ledger(path) as ledger:
+        assert ledger.load("aaaa") == load
+        assert ledger.chunk(load.id, ChunkNumber(2)) == plan.chunks[1]
+        assert ledger.rejected_rows(load.id) == list(plan.rejected)
+        assert [record.chunk for record in ledger.records(load.id)] == list(plan.chunks)
+
+
+def test_the_ledger_can_be_read_by_its_owner_only(tmp_path: Path) -> None:
+    """Names of files and columns are nobody else's business; SQLite's default mode is 0644."""
+    ledger, _ = a_ledger(tmp_path)
+    assert stat.S_IMODE(ledger.path.stat().st_mode) == 0o600
+    assert stat.S_IMODE(ledger.path.parent.stat().st_mode) == 0o700
+    ledger.close()
+
+
+def test_commits_are_synchronised_and_no_write_ahead_log_is_used(tmp_path: Path) -> None:
+    """Without FULL a power cut loses an acknowledged batch id; write-ahead logs of two writers can corrupt."""
+    ledger, _ = a_ledger(tmp_path)
+    assert ledger._db.execute("PRAGMA synchronous").fetchone() == (2,)
+    assert ledger._db.execute("PRAGMA journal_mode").fetchone() == ("truncate",)
+    ledger.close()
+
+
+def test_no_more_slots_are_given_than_the_limit(tmp_path: Path) -> None:
+    """The semaphore is read off the ledger: it must stop at the limit and go on when a slot returns."""
+    ledger, load_id = a_ledger(tmp_path, chunks=12)
+    for number in range(1, 11):
+        claimed = ledger.claim(load_id, ChunkNumber(number), 5.0, 10)
+        assert claimed is not None
+        assert claimed.offer is not None
+        assert claimed.offer.slot == number
+    assert ledger.claim(load_id, ChunkNumber(11), 5.0, 10) is None
+    ledger.record(load_id, ChunkNumber(4), Deferred(6.0, 7.0, "1016"))
+    freed = ledger.claim(load_id, ChunkNumber(11), 8.0, 10)
+    assert freed is not None
+    assert freed.offer is not None
+    assert freed.offer.slot == 4
+    ledger.close()
+
+
+def test_slots_are_counted_over_all_loads_of_a_subscription(tmp_path: Path) -> None:
+    """Two loads with ten slots each would be twenty jobs."""
+    ledger, first = a_ledger(tmp_path, chunks=6)
+    plan = replace(a_plan(6), fingerprint=Fingerprint(66, "cd" * 32))
+    second = a_load(plan, "bbbbbbbbbbbb")
+    ledger.add_load(second, plan)
+    for number in range(1, 7):
+        assert ledger.claim(first, ChunkNumber(number), 5.0, 8)
+    taken = [ledger.claim(second.id, ChunkNumber(number), 5.0, 8) for number in range(1, 7)]
+    assert sum(standing is not None for standing in taken) == 2
+    ledger.close()
+
+
+def test_the_database_itself_refuses_an_eleventh_job(tmp_path: Path) -> None:
+    """Whatever our code does wrong, the eleventh cannot be written down."""
+    ledger, load_id = a_ledger(tmp_path, chunks=12)
+    for number in range(1, 11):
+        ledger.claim(load_id, ChunkNumber(number), 5.0, 10)
+    for slot in (*range(1, 11), 11, None):
+        with pytest.raises(sqlite3.IntegrityError):
+            ledger._db.execute("UPDATE chunks SET state = 'offered', slot = ? WHERE number = 11", (slot,))
+    ledger.close()
+
+
+def test_the_database_itself_keeps_final_states_and_batch_ids(tmp_path: Path) -> None:
+    """A settled chunk that is planned again, or a batch id that moves, is a doubled or a lost chunk."""
+    ledger, load_id = a_ledger(tmp_path)
+    settle(ledger, load_id, 1, 70)
+    with pytest.raises(sqlite3.IntegrityError):
+        ledger._db.execute("UPDATE chunks SET state = 'planned' WHERE number = 1")
+    with pytest.raises(sqlite3.IntegrityError):
+        ledger._db.execute("UPDATE offers SET batch_id = 71 WHERE chunk = 1")
+    with pytest.raises(sqlite3.IntegrityError):
+        ledger._db.execute("UPDATE facts SET kind = 'Refused'")
+    ledger.close()
+
+
+def settle(ledger: Ledger, load_id: LoadId, number: int, batch_id: int) -> None:
+    chunk = ChunkNumber(number)
+    assert ledger.claim(load_id, chunk, 5.0, 10)
+    ledger.record(load_id, chunk, Accepted(6.0, BatchId(batch_id)))
+    ledger.record(load_id, chunk, SeenImporting(7.0, 7.5))
+    ledger.record(load_id, chunk, Ended(9.0, "Complete", Counts(1, 1, 0), "m"))
+    ledger.record(load_id, chunk, Collected(10.0, CollectedFile("/f", 1), None))
+
+
+def test_a_batch_id_given_to_two_chunks_is_noticed_and_nothing_is_stored(tmp_path: Path) -> None:
+    """A shared id would count one chunk's rows for both, and hide that the other was lost."""
+    ledger, load_id = a_ledger(tmp_path)
+    settle(ledger, load_id, 1, 70)
+    ledger.claim(load_id, ChunkNumber(2), 11.0, 10)
+    with pytest.raises(BatchIdTaken):
+        ledger.record(load_id, ChunkNumber(2), Accepted(12.0, BatchId(70)))
+    assert [standing.state for standing in ledger.unsettled_offers(load_id)] == [State.OFFERED]
+    ledger.close()
+
+
+def test_a_fact_out_of_place_changes_nothing(tmp_path: Path) -> None:
+    """A refused transition must not leave half of itself behind."""
+    ledger, load_id = a_ledger(tmp_path)
+    with pytest.raises(IllegalTransition):
+        ledger.record(load_id, ChunkNumber(1), Accepted(6.0, BatchId(5)))
+    assert ledger.chunks_by_state(load_id) == {State.PLANNED: 3}
+    assert ledger._db.execute("SELECT count(*) FROM facts").fetchone() == (0,)
+    ledger.close()
+
+
+def test_halves_take_the_place_of_their_chunk(tmp_path: Path) -> None:
+    """After 413 the children must be planned under new numbers, and the parent never offered again."""
+    ledger, load_id = a_ledger(tmp_path)
+    chunk = ledger.chunk(load_id, ChunkNumber(1))
+    ledger.claim(load_id, chunk.number, 5.0, 10)
+    left = replace(chunk, spans=(Span(6, 11, 1, 1, 2),), rows=1, size_bytes=11)
+    right = replace(chunk, spans=(Span(11, 16, 1, 2, 3),), rows=1, size_bytes=11)
+    ledger.record(load_id, chunk.number, Halved(6.0, (left, right), "413"))
+    assert [(r.chunk.number, r.standing.state) for r in ledger.records(load_id)] == [
+        (1, State.HALVED),
+        (4, State.PLANNED),
+        (5, State.PLANNED),
+        (2, State.PLANNED),
+        (3, State.PLANNED),
+    ]
+    assert ledger.chunk(load_id, ChunkNumber(5)).parent == 1
+    ledger.close()
+
+
+def test_a_second_connection_sees_what_the_first_committed(tmp_path: Path) -> None:
+    """`status` and a second load read while a load writes."""
+    ledger, load_id = a_ledger(tmp_path)
+    with Ledger(ledger.path) as other:
+        ledger.claim(load_id, ChunkNumber(1), 5.0, 10)
+        assert [standing.number for standing in other.open_chunks("host")] == [1]
+    ledger.close()
+
+
+def test_a_ledger_of_a_later_release_is_refused(tmp_path: Path) -> None:
+    """An older release would overlook what the newer one wrote."""
+    ledger, _ = a_ledger(tmp_path)
+    ledger._db.execute(f"PRAGMA user_version = {SCHEMA_VERSION + 1}")
+    ledger.close()
+    with pytest.raises(LedgerUnusable, match="later release"):
+        Ledger(ledger.path)
+
+
+def test_a_file_that_is_no_ledger_is_refused_and_left_alone(tmp_path: Path) -> None:
+    """Overwriting a user's file, or starting an empty ledger over a damaged one, would send everything twice."""
+    path = tmp_path / "ledger.db"
+    path.write_bytes(b"this is not a database, it is a letter" * 100)
+    before = path.read_bytes()
+    with pytest.raises(LedgerUnusable):
+        Ledger(path)
+    assert path.read_bytes() == before
+
+
+def test_a_locked_ledger_is_waited_for_and_then_named(tmp_path: Path) -> None:
+    """A stuck process must not look like a hang, nor a lost fact."""
+    ledger, load_id = a_ledger(tmp_path)
+    holder = connect(ledger.path)
+    holder.execute("BEGIN EXCLUSIVE")
+    ledger._db.execute("PRAGMA busy_timeout = 10")
+    with pytest.raises(LedgerLocked, match="another process"):
+        ledger.claim(load_id, ChunkNumber(1), 5.0, 10)
+    holder.execute("ROLLBACK")
+    holder.close()
+    assert ledger.claim(load_id, ChunkNumber(1), 5.0, 10)
+    ledger.close()
+
+
+def test_a_load_is_owned_once_and_ownership_ends_with_its_holder(tmp_path: Path) -> None:
+    """Two owners would send the same chunks; a lock that outlived its process would block the load for ever."""
+    ledger = tmp_path / "ledger.db"
+    owner = locks.take(ledger, LoadId("x"))
+    assert owner is not None
+    assert locks.take(ledger, LoadId("x")) is None
+    assert locks.owner_of(ledger, LoadId("x")) is not None
+    owner.release()
+    assert locks.owner_of(ledger, LoadId("x")) is None
+    again = locks.take(ledger, LoadId("x"))
+    assert again is not None
+    again.release()
+
+
+@settings(max_examples=60, deadline=None)
+@given(choices=st.lists(st.tuples(st.integers(1, 4), st.integers(0, 6)), max_size=40))
+def test_what_is_stored_is_what_the_facts_add_up_to(
+    tmp_path_factory: pytest.TempPathFactory, choices: list[tuple[int, int]]
+) -> None:
+    """All state is computed from facts: replaying them must give the stored standing, always."""
+    ledger, load_id = a_ledger(tmp_path_factory.mktemp("replay"), chunks=4)
+    at = 10.0
+    replayed = {n: ledger.record_of(load_id, ChunkNumber(n)).standing for n in range(1, 5)}
+    for number, choice in choices:
+        at += 1.0
+        standing = replayed[number]
+        facts: list[Fact] = [
+            Accepted(at, BatchId(int(at))),
+            Deferred(at, at + 1, "1016"),
+            AnswerLost(at, "reset"),
+            SeenImporting(at - 0.5, at),
+            Ended(at, "Failed" if int(at) % 2 else "Complete", Counts(1, 1, 0), "m"),
+            Collected(at, CollectedFile("/f", 1), None),
+            DoubtEnded(at, "lease", resend=True),
+        ]
+        fact = facts[choice]
+        if standing.state is State.PLANNED:
+            claimed = ledger.claim(load_id, ChunkNumber(number), at, 10)
+            assert claimed is not None
+            assert claimed.offer is not None
+            fact = Offered(at, claimed.offer.slot)
+        elif (standing.state, type(fact)) in lifecycle.TRANSITIONS:
+            ledger.record(load_id, ChunkNumber(number), fact)
+        else:
+            continue
+        replayed[number] = lifecycle.apply(standing, fact)
+    for number, standing in replayed.items():
+        assert ledger.record_of(load_id, ChunkNumber(number)).standing == standing
+    slots = [s.offer.slot for s in ledger.open_chunks("host") if s.offer is not None]
+    assert len(slots) == len(set(slots))
+    ledger.close()

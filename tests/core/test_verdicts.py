@@ -1,0 +1,153 @@
+"""What answers mean, code by code."""
+
+from __future__ import annotations
+
+from typing import Any, get_args
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from orchestrator.core.answers import batch_id_of, status_of
+from orchestrator.core.model import BatchId
+from orchestrator.core.verdicts import Answered, ApiError, CallKind, Failed, Saved, Verdict, judge
+
+KINDS: tuple[CallKind, ...] = get_args(CallKind)
+
+
+def refused(*codes: str) -> Answered:
+    return Answered(False, (), tuple(ApiError(code, "text") for code in codes))
+
+
+@pytest.mark.parametrize(
+    ("code", "verdict"),
+    [
+        ("601", Verdict.RENEW_TOKEN),
+        ("602", Verdict.RENEW_TOKEN),
+        ("603", Verdict.GIVE_UP_LOAD),
+        ("604", Verdict.DOUBT),
+        ("606", Verdict.SLOW_DOWN),
+        ("607", Verdict.WAIT_FOR_QUOTA),
+        ("608", Verdict.ASK_AGAIN),
+        ("610", Verdict.GIVE_UP_LOAD),
+        ("611", Verdict.DOUBT),
+        ("613", Verdict.GIVE_UP_LOAD),
+        ("614", Verdict.ASK_AGAIN),
+        ("615", Verdict.SLOW_DOWN),
+        ("713", Verdict.ASK_AGAIN),
+        ("1003", Verdict.ASK_AGAIN),
+        ("1006", Verdict.GIVE_UP_LOAD),
+        ("1009", Verdict.GIVE_UP_LOAD),
+        ("1013", Verdict.GIVE_UP_LOAD),
+        ("1016", Verdict.WAIT_FOR_SLOT),
+        ("1019", Verdict.WAIT_FOR_LIST),
+        ("1077", Verdict.GIVE_UP_CHUNK),
+        ("699", Verdict.ASK_AGAIN),
+    ],
+)
+def test_a_refused_upload_means_what_adobe_documents(code: str, verdict: Verdict) -> None:
+    """Reading 1016 as fatal drops data; reading 603 as passing burns the day's quota."""
+    assert judge(refused(code), "create").verdict is verdict
+
+
+def test_a_full_queue_is_known_by_its_text_alone() -> None:
+    """The text was recorded for years, the code beside it never: either must do."""
+    answer = Answered(False, (), (ApiError("9999", "There are 10 imports currently being processed."),))
+    assert judge(answer, "create").verdict is Verdict.WAIT_FOR_SLOT
+
+
+def test_the_worst_of_several_errors_decides() -> None:
+    """Waiting for a slot while the permission is missing would wait for ever."""
+    assert judge(refused("1016", "603", "606"), "create").verdict is Verdict.GIVE_UP_LOAD
+
+
+@pytest.mark.parametrize("kind", ["status", "failures", "warnings"])
+@pytest.mark.parametrize("code", ["500", "502", "604", "608", "611", "614", "713", "1003", "1077", "799"])
+def test_trouble_with_a_question_only_delays(kind: CallKind, code: str) -> None:
+    """A poll that fails says nothing about the batch: it must never end one."""
+    ruling = judge(refused(code), kind)
+    assert ruling.verdict is Verdict.ASK_AGAIN
+    assert ruling.tries is None
+
+
+@pytest.mark.parametrize("status", [None, 200, 500, 502, 503, 504])
+def test_a_lost_answer_is_a_doubt_only_when_the_body_was_sent(status: int | None) -> None:
+    """Evidence decides: a body that was cut short cannot have been imported, a whole one may have been."""
+    assert judge(Failed("reset", status, body_sent=True), "create").verdict is Verdict.DOUBT
+    assert judge(Failed("reset", status, body_sent=False), "create").verdict is Verdict.ASK_AGAIN
+
+
+def test_missing_result_files_are_no_error() -> None:
+    """Custom objects answer 404 when no row failed."""
+    assert judge(Failed("HTTP 404", 404), "failures").verdict is Verdict.NOTHING_THERE
+
+
+@given(
+    kind=st.sampled_from(KINDS),
+    outcome=st.one_of(
+        st.builds(Saved, st.text(), st.integers()),
+        st.builds(
+            Failed,
+            st.text(),
+            st.one_of(st.none(), st.integers(100, 599)),
+            st.booleans(),
+            st.one_of(st.none(), st.floats(0, 100)),
+            st.booleans(),
+        ),
+        st.builds(
+            Answered,
+            st.booleans(),
+            st.just(()),
+            st.lists(st.builds(ApiError, st.text(max_size=6), st.text(max_size=20)), max_size=3).map(tuple),
+        ),
+    ),
+)
+def test_every_outcome_has_a_verdict(kind: CallKind, outcome: Any) -> None:
+    """An outcome nobody thought of must not become a traceback in the middle of a load."""
+    ruling = judge(outcome, kind)
+    assert isinstance(ruling.verdict, Verdict)
+    if ruling.verdict is Verdict.DOUBT:
+        assert kind == "create"
+
+
+JSON = st.recursive(
+    st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=8)),
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=3),
+        st.dictionaries(
+            st.one_of(
+                st.sampled_from(["batchId", "importId", "status", "numOfLeadsProcessed", "numOfRowsFailed"]),
+                st.text(max_size=4),
+            ),
+            inner,
+            max_size=4,
+        ),
+    ),
+    max_leaves=12,
+)
+
+
+@given(result=st.lists(JSON, max_size=3).map(tuple))
+def test_result_objects_of_any_shape_are_read_without_a_fault(result: tuple[Any, ...]) -> None:
+    """Marketo's fields go missing and change type: the parser answers None instead of breaking."""
+    answer = Answered(True, result)
+    batch_id = batch_id_of(answer)
+    assert batch_id is None or batch_id > 0
+    status = status_of(answer, BatchId(3))
+    assert status is None or (status.counts.imported >= 0 and status.counts.failed >= 0)
+
+
+def test_an_answer_about_another_batch_is_not_believed() -> None:
+    """Counting another chunk's rows as ours would hide failures."""
+    answer = Answered(True, ({"batchId": 8, "status": "Complete", "numOfLeadsProcessed": 5},))
+    assert status_of(answer, BatchId(7)) is None
+
+
+def test_the_word_of_bulk_extracts_ends_a_batch_too_and_an_unknown_one_does_not() -> None:
+    """A client that waited for the wrong word looped for ever; one that ends on any word loses rows."""
+    completed = status_of(Answered(True, ({"batchId": 7, "status": "Completed"},)), BatchId(7))
+    unheard = status_of(Answered(True, ({"importId": "7", "status": "Paused"},)), BatchId(7))
+    assert completed is not None
+    assert completed.word == "Complete"
+    assert unheard is not None
+    assert unheard.word == "unknown"
