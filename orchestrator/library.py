@@ -20,8 +20,8 @@ import structlog
 from orchestrator.adapters import locks
 from orchestrator.adapters.clock import Clock
 from orchestrator.adapters.files import fingerprint_file, plan_file
-from orchestrator.adapters.ledger import Ledger
-from orchestrator.adapters.marketo import DESCRIBE_BYTES_MAX, Marketo
+from orchestrator.adapters.ledger import Connect, Ledger, connect
+from orchestrator.adapters.marketo import DESCRIBE_BYTES_MAX, Marketo, Transport
 from orchestrator.adapters.render import write_report
 from orchestrator.caller import Caller
 from orchestrator.config import Config
@@ -148,6 +148,17 @@ class StopRequest:
 Observer = Callable[[Progress], None]
 
 
+@dataclass(frozen=True)
+class World:
+    """Everything outside that a load touches, so that a whole load can run under another clock and network."""
+
+    clock: Clock = field(default_factory=Clock)
+    rng: Random = field(default_factory=Random)
+    transport: Transport | None = None
+    """None: the network."""
+    connect: Connect = connect
+
+
 # --- load ---------------------------------------------------------------------------------------------
 
 
@@ -158,15 +169,17 @@ async def load(
     *,
     observer: Observer | None = None,
     stop: StopRequest | None = None,
+    world: World | None = None,
 ) -> LoadResult:
     """Load a source, or go on with the load of it that the ledger knows. Raises OrchestratorError."""
-    clock = Clock()
-    with Ledger(config.ledger_path) as ledger:
+    world = world or World()
+    clock = world.clock
+    with Ledger(config.ledger_path, connect=world.connect) as ledger:
         found = await anyio.to_thread.run_sync(partial(_find_or_plan, config, ledger, source, options, clock))
         if found.finished_at is not None:
             result = await anyio.to_thread.run_sync(partial(_report, ledger, found, clock.now(), found.exit_code))
             return replace(result, already_finished=True)
-        return await _drive(config, ledger, found, options, clock, observer, stop)
+        return await _drive(config, ledger, found, options, world, observer, stop)
 
 
 async def resume(
@@ -178,10 +191,12 @@ async def resume(
     fail_on_warning: bool = False,
     observer: Observer | None = None,
     stop: StopRequest | None = None,
+    world: World | None = None,
 ) -> LoadResult:
     """Go on with an interrupted load: the one named (by the beginning of its id), else the newest."""
-    clock = Clock()
-    with Ledger(config.ledger_path) as ledger:
+    world = world or World()
+    clock = world.clock
+    with Ledger(config.ledger_path, connect=world.connect) as ledger:
         unfinished = [known for known in ledger.loads() if known.finished_at is None]
         if load is not None:
             found = _known(ledger, load)
@@ -200,7 +215,7 @@ async def resume(
             max_wait_s=max_wait_s,
             fail_on_warning=fail_on_warning,
         )
-        return await _drive(config, ledger, found, options, clock, observer, stop)
+        return await _drive(config, ledger, found, options, world, observer, stop)
 
 
 def _find_or_plan(config: Config, ledger: Ledger, source: Path, options: LoadOptions, clock: Clock) -> Load:
@@ -292,11 +307,12 @@ async def _drive(
     ledger: Ledger,
     load: Load,
     options: LoadOptions,
-    clock: Clock,
+    world: World,
     observer: Observer | None,
     stop: StopRequest | None,
 ) -> LoadResult:
     """Own the load, run it, and write its report."""
+    clock = world.clock
     ownership = locks.take(ledger.path, load.id)
     if ownership is None:
         pid = locks.owner_of(ledger.path, load.id)
@@ -314,14 +330,14 @@ async def _drive(
         _check_source(load, ledger)
         structlog.contextvars.bind_contextvars(load=load.id)
         started_at = clock.now()
-        async with _connected(config, clock) as (marketo, caller):
+        async with _connected(config, world) as (marketo, caller):
             runner = Runner(
                 load,
                 ledger=ledger,
                 marketo=marketo,
                 caller=caller,
                 clock=clock,
-                rng=Random(),  # noqa: S311 jitter
+                rng=world.rng,
                 limits=_limits(config),
                 calls_left=await _calls_left(config, marketo, caller),
                 max_wait_s=options.max_wait_s,
@@ -467,7 +483,7 @@ async def check(config: Config, source: Path | None, options: LoadOptions) -> li
             bad = summary.plan.rejected_rows
             note = f"{found}; {bad:,} of them cannot be sent" if bad else found
             lines.append(CheckLine(f"source {source}", bad <= options.max_rejected, note, 65))
-    async with _connected(config, Clock()) as (marketo, caller):
+    async with _connected(config, World()) as (marketo, caller):
         lines += await _check_access(marketo, caller, options.target, header)
     return lines
 
@@ -547,14 +563,13 @@ def _field_names(outcome: Answered) -> list[str]:
 
 
 @asynccontextmanager
-async def _connected(config: Config, clock: Clock) -> AsyncIterator[tuple[Marketo, Caller]]:
-    marketo = Marketo(
-        config.marketo.base_url, config.marketo.client_id, config.marketo.client_secret.get_secret_value()
-    )
+async def _connected(config: Config, world: World) -> AsyncIterator[tuple[Marketo, Caller]]:
+    secret = config.marketo.client_secret.get_secret_value()
+    marketo = Marketo(config.marketo.base_url, config.marketo.client_id, secret, transport=world.transport)
     caller = Caller(
         marketo,
-        clock,
-        Random(),  # noqa: S311 jitter
+        world.clock,
+        world.rng,
         calls_per_20s=config.limits.calls_per_20s,
         concurrent_calls=config.limits.concurrent_calls,
     )

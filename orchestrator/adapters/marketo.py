@@ -48,6 +48,7 @@ _UPLOAD_TIMEOUT = httpx.Timeout(60.0, connect=10.0, read=UPLOAD_DEADLINE_S, pool
 _EMAIL = re.compile(r"[^\s,;'\"<>@]+@[^\s,;'\"<>@]+")
 T = TypeVar("T")
 ResultFile = Literal["failures", "warnings"]
+Transport = httpx.AsyncBaseTransport
 
 _BODY_SENT_EVENTS = ("http11.send_request_body.complete", "http2.send_request_body.complete")
 
@@ -81,7 +82,7 @@ class Marketo:
         client_id: str,
         client_secret: str,
         *,
-        transport: httpx.AsyncBaseTransport | None = None,
+        transport: Transport | None = None,
     ) -> None:
         self._client_id, self._client_secret = client_id, client_secret
         self._client = httpx.AsyncClient(

@@ -1,0 +1,108 @@
+"""Time that is simulated: an event loop whose clock jumps to the next timer when nothing else can run.
+
+Everything that would run in a worker thread runs inline, so that a run depends on its seed alone. When every task
+waits and no timer is left, the loop raises Deadlock instead of hanging.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Any, TypeVar
+from unittest.mock import patch
+
+import anyio._backends._asyncio as anyio_asyncio
+
+T = TypeVar("T")
+
+EPOCH = 1_800_000_000.0
+"""Wall time at which every simulation begins: 2027-01-15 08:00 UTC."""
+
+
+class Deadlock(BaseException):
+    """Every task waits for another one, or the simulation went on beyond its end."""
+
+
+class VirtualLoop(asyncio.SelectorEventLoop):
+    """An event loop whose `time()` is virtual, from `start` to at most `end`."""
+
+    def __init__(self, start: float = 0.0, end: float = float("inf")) -> None:
+        super().__init__()
+        self._virtual_now, self._end = start, end
+        # The spacing of floats at this size of time: a finer resolution would never reach a timer.
+        self._clock_resolution = 1e-6
+        select = self._selector.select  # type: ignore[attr-defined]
+
+        def jump(timeout: float | None = None) -> Any:
+            events = select(0)
+            if events or (timeout is not None and timeout <= 0):
+                return events
+            if timeout is None:
+                raise Deadlock("every task waits and no timer is left")
+            self._virtual_now = max(self._virtual_now + timeout, self._next_timer())
+            if self._virtual_now > self._end:
+                raise Deadlock(f"still running at {self._virtual_now:.0f} s of virtual time")
+            return ()
+
+        self._selector.select = jump  # type: ignore[attr-defined]
+
+    def _next_timer(self) -> float:
+        return self._scheduled[0].when() if self._scheduled else 0.0  # type: ignore[attr-defined, no-any-return]
+
+    def time(self) -> float:
+        return self._virtual_now
+
+    def run_in_executor(self, executor: Any, func: Callable[..., T], *args: Any) -> Any:
+        future = self.create_future()
+        try:
+            result = func(*args)
+        except BaseException as error:  # noqa: BLE001 handed to whoever awaits it, as a thread would
+            _later(self, future, lambda error=error: future.set_exception(error))  # type: ignore[misc]
+        else:
+            _later(self, future, lambda: future.set_result(result))
+        return future
+
+
+def _later(loop: VirtualLoop, future: asyncio.Future[Any], settle: Callable[[], None]) -> None:
+    loop.call_soon(lambda: None if future.done() else settle())
+
+
+class VirtualClock:
+    """The Clock of a simulated process: wall time goes with the loop's time."""
+
+    def now(self) -> float:
+        return EPOCH + asyncio.get_running_loop().time()
+
+
+@contextlib.contextmanager
+def inline_threads() -> Iterator[None]:
+    """Make anyio's worker threads run inline; anyio hands work to threads of its own otherwise."""
+
+    async def run_inline(
+        func: Callable[..., T], args: tuple[Any, ...], abandon_on_cancel: bool = False, limiter: Any = None
+    ) -> T:
+        await asyncio.sleep(0)
+        return func(*args)
+
+    with patch.object(anyio_asyncio.AsyncIOBackend, "run_sync_in_worker_thread", run_inline):
+        yield
+
+
+def run(main: Callable[[], Awaitable[T]], *, start: float = 0.0, end: float = float("inf")) -> tuple[T, float]:
+    """Run a coroutine function under virtual time; its result and the time at its end."""
+    loop = VirtualLoop(start, end)
+    try:
+        with inline_threads():
+            result = loop.run_until_complete(main())  # type: ignore[arg-type]
+        return result, loop.time()
+    finally:
+        with contextlib.suppress(Deadlock):
+            _close(loop)
+
+
+def _close(loop: VirtualLoop) -> None:
+    """Drop what is left without running it: a crashed process runs no `finally` either."""
+    for task in asyncio.all_tasks(loop):
+        task._log_destroy_pending = False  # type: ignore[attr-defined]
+    loop.close()
