@@ -1,0 +1,8 @@
+"""Lets tests import from each other's folders: `from simulation.virtual import run`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))
