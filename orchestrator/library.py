@@ -291,8 +291,7 @@ def _check_rejected(path: Path, plan: Plan, max_rejected: int) -> None:
     if plan.rejected_rows <= max_rejected:
         return
     named = "\n".join(
-        f"  row {rejected.row} (line {rejected.line}): {rejected.reason}"
-        for rejected in plan.rejected[:REJECTED_SHOWN]
+        f"  row {rejected.row} (line {rejected.line}): {rejected.reason}" for rejected in plan.rejected[:REJECTED_SHOWN]
     )
     more = plan.rejected_rows - min(REJECTED_SHOWN, len(plan.rejected))
     raise TooManyRejected(
@@ -494,9 +493,7 @@ async def _check_access(
     path, what = "/rest/v1/leads/describe2.json", "permission to read leads"
     if target.kind == "customobjects":
         path, what = f"/rest/v1/customobjects/{target.name}/describe.json", f"custom object {target.name}"
-    outcome, ruling = await caller.call(
-        "other", lambda token: marketo.get(token, path, bytes_max=DESCRIBE_BYTES_MAX)
-    )
+    outcome, ruling = await caller.call("other", lambda token: marketo.get(token, path, bytes_max=DESCRIBE_BYTES_MAX))
     reached = caller.sound_at is not None
     lines = [CheckLine("credentials", reached, "" if reached else ruling.why, ruling.exit_code if reached else 77)]
     if not reached and ruling.exit_code != 77:
@@ -527,9 +524,7 @@ async def _check_places(marketo: Marketo, caller: Caller, target: Target) -> lis
         found = isinstance(outcome, Answered) and outcome.success and bool(outcome.result)
         note = "" if found else ruling.why or "Marketo has no such static list"
         lines.append(CheckLine(f"static list {target.list_id}", found, note, 78))
-    outcome, ruling = await caller.call(
-        "other", lambda token: marketo.get(token, "/rest/v1/leads/partitions.json")
-    )
+    outcome, ruling = await caller.call("other", lambda token: marketo.get(token, "/rest/v1/leads/partitions.json"))
     if isinstance(outcome, Answered) and outcome.success:
         names = [str(item["name"]) for item in outcome.result if isinstance(item, dict) and "name" in item]
         known = ", ".join(names)
@@ -630,9 +625,7 @@ def _known(ledger: Ledger, load: str) -> Load:
 
 def _check_source(load: Load, ledger: Ledger) -> None:
     """A source whose size changed cannot be the one that was planned. (Every upload checks its own bytes.)"""
-    if not any(
-        ledger.chunks_by_state(load.id).get(state) for state in (State.PLANNED, State.OFFERED, State.DOUBTFUL)
-    ):
+    if not any(ledger.chunks_by_state(load.id).get(state) for state in (State.PLANNED, State.OFFERED, State.DOUBTFUL)):
         return  # nothing is left to send: the source may even be gone
     path = _existing(Path(load.source.path))
     size = path.stat().st_size

@@ -408,9 +408,7 @@ class Runner:
                 wait_s = self._limits.max_interval_s * self._rng.uniform(1.0, 2.0)
                 await self._record(offered, Deferred(now, now, why))
                 if self._lane is not None and load.target.list_id is not None:
-                    in_list = await self._in_ledger(
-                        self._ledger.open_in_list, load.subscription, load.target.list_id
-                    )
+                    in_list = await self._in_ledger(self._ledger.open_in_list, load.subscription, load.target.list_id)
                     self._lane.refused(now, count_in_marketo(in_list), wait_s)
             case Verdict.HALVE:
                 await self._halve(offered, why)
@@ -431,9 +429,7 @@ class Runner:
         if chunk.rows == 1:
             await self._record(offered, Refused(now, f"row {chunk.first_row} alone is too large: {why}"))
             return
-        content = await anyio.to_thread.run_sync(
-            partial(read_spans, Path(load.source.path), load.header, chunk.spans)
-        )
+        content = await anyio.to_thread.run_sync(partial(read_spans, Path(load.source.path), load.header, chunk.spans))
         header_bytes = load.header.stop - load.header.start
         children = halve(chunk, content[:header_bytes], content[header_bytes:], load.format)
         await self._record(offered, Halved(now, children, why))
@@ -541,9 +537,7 @@ class Runner:
             raise _quota_spent(ruling.why, self._clock.now())
         exhausted = ruling.verdict is Verdict.ASK_AGAIN and ruling.then is Verdict.GIVE_UP_LOAD
         tries = max(self._strikes.values(), default=0)
-        if ruling.verdict is Verdict.GIVE_UP_LOAD or (
-            exhausted and ruling.tries is not None and tries > ruling.tries
-        ):
+        if ruling.verdict is Verdict.GIVE_UP_LOAD or (exhausted and ruling.tries is not None and tries > ruling.tries):
             kinds: dict[int, type[OrchestratorError]] = {69: Unreachable, 77: AccessRefused, 78: Misconfigured}
             kind = kinds.get(ruling.exit_code, InternalFault)
             raise kind(f"{self._load.subscription} refused: {ruling.why}", remedy=ruling.remedy)

@@ -58,9 +58,7 @@ _STANDING = (
     "o.failures_path, o.failures_records, o.warnings_path, o.warnings_records"
 )
 _OFFER = _STANDING[_STANDING.index("o.attempt") :]
-_FROM = (
-    "FROM chunks c LEFT JOIN offers o ON o.load_id = c.load_id AND o.chunk = c.number AND o.attempt = c.attempts"
-)
+_FROM = "FROM chunks c LEFT JOIN offers o ON o.load_id = c.load_id AND o.chunk = c.number AND o.attempt = c.attempts"
 _LOAD = (
     "id, subscription, source_path, source_bytes, source_mtime_ns, source_inode, source_sha256, format, "
     "header_start, header_stop, header_fields, target, budget, rows, rejected, chunks, on_doubt, report_dir, "
@@ -183,8 +181,7 @@ class Ledger:
         """The same content now stands elsewhere, or its report is wanted elsewhere."""
         with self._transaction():
             self._db.execute(
-                "UPDATE loads SET source_path = ?, source_mtime_ns = ?, source_inode = ?, report_dir = ? "
-                "WHERE id = ?",
+                "UPDATE loads SET source_path = ?, source_mtime_ns = ?, source_inode = ?, report_dir = ? WHERE id = ?",
                 (source.path, source.mtime_ns, source.inode, report_dir, load_id),
             )
 
@@ -238,9 +235,7 @@ class Ledger:
 
     def _record(self, before: Standing, fact: Fact) -> Standing:
         if isinstance(fact, Halved):
-            next_number = 1 + int(
-                self._all("SELECT max(number) FROM chunks WHERE load_id = ?", before.load_id)[0][0]
-            )
+            next_number = 1 + int(self._all("SELECT max(number) FROM chunks WHERE load_id = ?", before.load_id)[0][0])
             children = tuple(
                 replace(child, number=ChunkNumber(next_number + i), parent=before.number)
                 for i, child in enumerate(fact.children)
@@ -338,9 +333,7 @@ class Ledger:
         )
 
     def collecting(self, load_id: LoadId) -> list[Standing]:
-        return self._standings(
-            "WHERE c.load_id = ? AND c.state = 'collecting' ORDER BY c.number LIMIT 50", load_id
-        )
+        return self._standings("WHERE c.load_id = ? AND c.state = 'collecting' ORDER BY c.number LIMIT 50", load_id)
 
     def ready(self, load_id: LoadId, now: float, count: int) -> list[Standing]:
         """The next planned chunks in order; those that must wait come after those that need not."""
@@ -402,9 +395,7 @@ class Ledger:
             )
             if (offer := _offer(row)) is not None
         )
-        return ChunkRecord(
-            chunk=self.chunk(load_id, number), standing=self._standing(load_id, number), offers=offers
-        )
+        return ChunkRecord(chunk=self.chunk(load_id, number), standing=self._standing(load_id, number), offers=offers)
 
     def rejected_rows(self, load_id: LoadId) -> list[RejectedRow]:
         return [

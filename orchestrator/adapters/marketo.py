@@ -185,9 +185,7 @@ class Marketo:
             partial.replace(save_to)
             return Saved(str(save_to), size)
 
-        return await self._exchange(
-            "GET", _batch_path(target, batch_id, which), FILE_DEADLINE_S, read, token=token
-        )
+        return await self._exchange("GET", _batch_path(target, batch_id, which), FILE_DEADLINE_S, read, token=token)
 
     async def get(
         self,

@@ -85,8 +85,7 @@ def apply(standing: Standing, fact: Fact) -> Standing:
     allowed = TRANSITIONS.get((standing.state, type(fact)))
     if allowed is None:
         raise IllegalTransition(
-            f"chunk {standing.number} of load {standing.load_id}: "
-            f"{type(fact).__name__} cannot follow {standing.state}"
+            f"chunk {standing.number} of load {standing.load_id}: {type(fact).__name__} cannot follow {standing.state}"
         )
     after = _after(standing, fact)
     if after.state not in allowed:

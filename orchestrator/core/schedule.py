@@ -193,9 +193,7 @@ def _ask_after(
                 min_interval=limits.min_interval_s,
                 max_interval=limits.max_interval_s,
             )
-            if (
-                watch.asked_at == 0.0
-            ):  # never asked in this process: soon after its acceptance, at once after a restart
+            if watch.asked_at == 0.0:  # never asked in this process: soon after its acceptance, at once after a restart
                 due_at = (offer.accepted_at or 0.0) + limits.min_interval_s
             if due_at <= now:
                 draft.actions.append(Poll(standing.load_id, standing.number, offer.batch_id))

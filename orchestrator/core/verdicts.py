@@ -249,8 +249,6 @@ def _judge_failure(failure: Failed, kind: CallKind) -> Ruling:
         remedy = "Redirects are never followed: set marketo.base_url to the address of the subscription."
         return Ruling(Verdict.GIVE_UP_LOAD, why, exit_code=78, remedy=remedy)
     if status in (401, 403):
-        return Ruling(
-            Verdict.GIVE_UP_LOAD, why, exit_code=77, remedy="Check the client id, the secret and the role."
-        )
+        return Ruling(Verdict.GIVE_UP_LOAD, why, exit_code=77, remedy="Check the client id, the secret and the role.")
     remedy = "Check marketo.base_url and the settings of [import]."
     return Ruling(Verdict.GIVE_UP_LOAD, why, exit_code=78, remedy=remedy)

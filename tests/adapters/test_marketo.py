@@ -43,9 +43,7 @@ class Peer:
             head = await reader.readuntil(b"\r\n\r\n")
             body = b""
             length = [
-                int(line.split(b":")[1])
-                for line in head.split(b"\r\n")
-                if line.lower().startswith(b"content-length")
+                int(line.split(b":")[1]) for line in head.split(b"\r\n") if line.lower().startswith(b"content-length")
             ]
             if self._read is not None:
                 body = await reader.read(self._read)
