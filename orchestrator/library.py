@@ -93,6 +93,8 @@ class LoadResult:
     """The load had finished before: nothing was sent, the report was written again."""
     stopped: OrchestratorError | None = None
     """Why it stopped before its end, when it did; it is resumable then."""
+    interrupted: bool = False
+    """A signal stopped it before its end; its report was not written."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,9 +231,9 @@ def _find_or_plan(config: Config, ledger: Ledger, source: Path, options: LoadOpt
     if known is not None and not (options.force and known.finished_at is not None):
         stat = path.stat()
         at = SourceFile(str(path), stat.st_size, stat.st_mtime_ns, stat.st_ino)
-        report_dir = str(options.report_dir.resolve()) if options.report_dir else known.report_dir
-        ledger.move_source(known.id, at, report_dir)
-        return replace(known, source=at, report_dir=report_dir)
+        wanted = str(options.report_dir.resolve()) if options.report_dir else known.report_dir
+        ledger.move_source(known.id, at, wanted)
+        return replace(known, source=at, report_dir=wanted)
     at, plan = plan_file(
         path,
         format=options.format,
@@ -374,7 +376,7 @@ def _finish(
         )
     if not over and stopped is None:
         totals = totals_of(load, ledger.records(load.id))
-        return LoadResult(load, totals, interrupted, Path(load.report_dir))
+        return LoadResult(load, totals, interrupted, Path(load.report_dir), interrupted=True)
     if stopped is not None:
         result = _report(ledger, load, clock.now(), stopped.exit_code, stopped=stopped.message)
         return replace(result, stopped=stopped)

@@ -1,0 +1,212 @@
+"""What does each command do? Arguments in, library called, exit code out; signals on the way."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+from collections.abc import Awaitable, Callable
+from functools import partial
+from pathlib import Path
+
+import anyio
+import anyio.abc
+
+from orchestrator import library
+from orchestrator.adapters import logs
+from orchestrator.cli.output import (
+    Output,
+    resume_command,
+    show_check,
+    show_plan,
+    show_result,
+    show_status,
+    table,
+)
+from orchestrator.cli.progress import watching
+from orchestrator.config import Config, load_config
+from orchestrator.core.model import Format
+from orchestrator.errors import OrchestratorError
+from orchestrator.library import LoadOptions, LoadResult, Observer, StopRequest
+
+SIGNAL_CODES = {signal.SIGINT: 130, signal.SIGTERM: 143}
+
+
+def run(options: argparse.Namespace) -> int:
+    """One command, from its arguments to its exit code. No expected error shows a traceback."""
+    output = Output(as_json=getattr(options, "json", False), quiet=options.quiet if "quiet" in options else False)
+    try:
+        return _dispatch(options, output)
+    except OrchestratorError as error:
+        output.error(error)
+        output.json("summary", exit_code=error.exit_code)
+        return error.exit_code
+    except KeyboardInterrupt:
+        return 130
+    except Exception as error:  # noqa: BLE001 the last resort: a fault of ours, told in one line
+        if getattr(options, "verbose", False):
+            import traceback
+
+            traceback.print_exc()
+        more = "" if getattr(options, "verbose", False) else " (-v shows where)"
+        print(f"internal fault: {type(error).__name__}{more}; please report it", file=sys.stderr)
+        output.json("error", code=70, message=f"internal fault: {type(error).__name__}", remedy="")
+        output.json("summary", exit_code=70)
+        return 70
+
+
+def _dispatch(options: argparse.Namespace, output: Output) -> int:
+    if options.command == "simulator":
+        return _simulator(options)
+    config = _configure(options, output)
+    match options.command:
+        case "load":
+            return _load(options, output, config)
+        case "resume":
+            return _resume(options, output, config)
+        case "plan":
+            show_plan(output, library.plan(config, Path(options.source), _load_options(options, config)))
+            return 0
+        case "status":
+            show_status(output, library.status(config, options.load), named=options.load is not None)
+            return 0
+        case "report":
+            result = library.report(config, options.load)
+            return show_result(output, result, command="")
+        case "check":
+            config.need_credentials()
+            source = Path(options.source) if options.source else None
+            lines = anyio.run(partial(library.check, config, source, _load_options(options, config)))
+            return show_check(output, lines)
+        case _:
+            return _config_show(output, config)
+
+
+def _configure(options: argparse.Namespace, output: Output) -> Config:
+    flags = {
+        "import.lookup_field": getattr(options, "lookup_field", None),
+        "import.list_id": getattr(options, "list_id", None),
+        "import.partition_name": getattr(options, "partition", None),
+        "import.object": getattr(options, "object", None),
+        "import.member_status": getattr(options, "member_status", None),
+    }
+    path = Path(options.config) if options.config else None
+    config = load_config(path, os.environ, flags, options.subscription)
+    logs.configure(
+        level="info" if options.verbose else "error" if options.quiet else "warning",
+        json=not sys.stderr.isatty(),
+        secrets=[config.marketo.client_secret.get_secret_value()],
+        color=sys.stderr.isatty() and "NO_COLOR" not in os.environ,
+    )
+    for warning in config.warnings:
+        output.note(f"warning: {warning}")
+    return config
+
+
+def _load_options(options: argparse.Namespace, config: Config) -> LoadOptions:
+    report_dir = getattr(options, "report_dir", None)
+    return LoadOptions(
+        target=config.target(),
+        format=Format(options.format) if options.format else None,
+        report_dir=Path(report_dir) if report_dir else None,
+        fail_on_warning=getattr(options, "fail_on_warning", False),
+        on_doubt=getattr(options, "on_doubt", None) or "resend",
+        max_wait_s=getattr(options, "max_wait", None),
+        max_rejected=options.max_rejected,
+        force=getattr(options, "force", False),
+    )
+
+
+def _load(options: argparse.Namespace, output: Output, config: Config) -> int:
+    config.need_credentials()
+    source, wanted = Path(options.source), _load_options(options, config)
+    return _drive(
+        options,
+        output,
+        lambda observer, stop: library.load(config, source, wanted, observer=observer, stop=stop),
+    )
+
+
+def _resume(options: argparse.Namespace, output: Output, config: Config) -> int:
+    config.need_credentials()
+    return _drive(
+        options,
+        output,
+        lambda observer, stop: library.resume(
+            config,
+            options.load,
+            on_doubt=options.on_doubt,
+            max_wait_s=options.max_wait,
+            fail_on_warning=options.fail_on_warning,
+            observer=observer,
+            stop=stop,
+        ),
+    )
+
+
+def _drive(
+    options: argparse.Namespace,
+    output: Output,
+    begin: Callable[[Observer, StopRequest], Awaitable[LoadResult]],
+) -> int:
+    """Run a load under signals and with progress: the first signal stops it after saving, the second at once."""
+    stop = StopRequest()
+
+    async def main() -> LoadResult:
+        async with anyio.create_task_group() as tasks:
+            await tasks.start(_signals, stop)
+            with watching(output, wanted=not options.no_progress) as observer:
+                result = await begin(observer, stop)
+            tasks.cancel_scope.cancel()
+        return result
+
+    try:
+        result = anyio.run(main)
+    except BaseExceptionGroup as group:
+        expected = group.subgroup(OrchestratorError)
+        if expected is not None and isinstance(first := _first(expected), OrchestratorError):
+            raise first from None
+        raise
+    return show_result(output, result, command=resume_command(result, options.config, options.subscription))
+
+
+def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    inner = group.exceptions[0]
+    return _first(inner) if isinstance(inner, BaseExceptionGroup) else inner
+
+
+async def _signals(stop: StopRequest, *, task_status: anyio.abc.TaskStatus[None]) -> None:
+    with anyio.open_signal_receiver(*SIGNAL_CODES) as signals:
+        task_status.started()
+        async for received in signals:
+            if stop.exit_code:
+                os._exit(SIGNAL_CODES[received])
+            print("stopping; a second signal stops at once", file=sys.stderr, flush=True)
+            stop.set(SIGNAL_CODES[received])
+
+
+def _config_show(output: Output, config: Config) -> int:
+    rows: list[tuple[str, ...]] = [("SETTING", "VALUE", "FROM")]
+    for setting in config.settings:
+        rows.append((f"{setting.section}.{setting.key}", setting.shown, setting.origin))
+        output.json("status", setting=f"{setting.section}.{setting.key}", value=setting.shown, origin=setting.origin)
+    output.json("summary", exit_code=0)
+    output.data(table(rows))
+    return 0
+
+
+def _simulator(options: argparse.Namespace) -> int:
+    from orchestrator.simulator.command import make_leads, serve
+
+    if options.make_leads:
+        return make_leads(Path(options.make_leads), options.rows, seed=options.seed)
+    return serve(
+        port=options.port,
+        port_file=Path(options.port_file) if options.port_file else None,
+        rows_per_second=options.rows_per_second,
+        seconds_per_job=options.seconds_per_job,
+        min_poll_interval=options.min_poll_interval,
+        seed=options.seed,
+        quiet=options.quiet,
+    )

@@ -1,0 +1,169 @@
+"""Which command, with which flags? The whole command line as one parser.
+
+Nothing but the standard library is imported before a command runs: `--help` answers at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from collections.abc import Sequence
+
+from orchestrator import __version__
+
+EXIT_CODES = {
+    0: "every row is imported (warnings allowed)",
+    2: "wrong arguments",
+    3: "finished; some rows failed, could not be sent, or have an unknown outcome: see the report",
+    4: "finished; rows have warnings and --fail-on-warning was given",
+    65: "the source cannot be loaded as it is",
+    66: "the source does not exist or cannot be read",
+    69: "Marketo cannot be reached, or kept failing past the deadline",
+    70: "a fault of ours, accounting that does not add up included",
+    75: "stopped and resumable",
+    77: "credentials or permissions refused",
+    78: "the configuration is wrong",
+    130: "stopped by SIGINT after saving; resumable",
+    143: "stopped by SIGTERM after saving; resumable",
+}
+
+
+def duration(text: str) -> float:
+    """Seconds of 90, 90s, 15m, 2h or 1d."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd]?)", text)
+    if match is None or float(match[1]) <= 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a duration: write 90s, 15m, 2h or 1d")
+    return float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}[match[2]]
+
+
+def count(text: str) -> int:
+    """A number from 0."""
+    if not text.isascii() or not text.isdigit():
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0")
+    return int(text)
+
+
+def parser() -> argparse.ArgumentParser:
+    """The whole command line."""
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--config", metavar="FILE", help="configuration file (default: config.toml if there is one)")
+    common.add_argument("--subscription", metavar="NAME", help="use [subscriptions.NAME.marketo] of the configuration")
+    common.add_argument("--json", action="store_true", help="JSON lines on stdout, the last one a summary")
+    common.add_argument("-q", "--quiet", action="store_true", help="errors only on stderr")
+    common.add_argument("-v", "--verbose", action="store_true", help="every step on stderr")
+
+    target = argparse.ArgumentParser(add_help=False)
+    target.add_argument("--format", choices=("csv", "tsv", "ssv"), help="default: by suffix, then by the header")
+    target.add_argument("--lookup-field", metavar="FIELD", help="field Marketo matches existing leads by")
+    target.add_argument("--list-id", metavar="ID", help="static list the leads are added to")
+    target.add_argument("--partition", metavar="NAME", help="lead partition")
+    target.add_argument("--object", metavar="KIND", help="leads, customobjects:API_NAME or members:PROGRAM_ID")
+    target.add_argument("--member-status", metavar="STATUS", help="status of program members")
+    target.add_argument(
+        "--max-rejected", type=count, default=0, metavar="N", help="leave out up to N rows that cannot be sent"
+    )
+
+    running = argparse.ArgumentParser(add_help=False)
+    running.add_argument("--fail-on-warning", action="store_true", help="exit with 4 when rows have warnings")
+    running.add_argument("--on-doubt", choices=("resend", "stop"), help="what follows an upload whose answer was lost")
+    running.add_argument("--max-wait", type=duration, metavar="DURATION", help="stop, resumable, after 90s, 15m, 2h")
+    running.add_argument("--no-progress", action="store_true", help="no progress on stderr")
+
+    codes = "exit codes:\n" + "\n".join(f"  {code:<4} {meaning}" for code, meaning in EXIT_CODES.items())
+    top = argparse.ArgumentParser(
+        prog="orchestrator",
+        description="Load lead files of any size into Adobe Marketo Engage, and account for every row.",
+        epilog=codes,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    top.add_argument("--version", action="version", version=f"orchestrator {__version__}")
+    commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
+
+    load = commands.add_parser(
+        "load",
+        parents=[common, target, running],
+        help="plan, send, wait, report; the same command again resumes",
+        description="Load SOURCE and wait until every row is accounted for. The same command again resumes.",
+    )
+    load.add_argument("source", metavar="SOURCE", help="a CSV, TSV or SSV file, UTF-8, with a header")
+    load.add_argument("--report-dir", metavar="DIR", help="folder of the report (default: reports/<load id>)")
+    load.add_argument("--force", action="store_true", help="load the same content again")
+
+    plan = commands.add_parser(
+        "plan",
+        parents=[common, target],
+        help="the dry run: chunks, calls, time, findings",
+        description="Show what a load would do. Nothing is sent and nothing is written down.",
+    )
+    plan.add_argument("source", metavar="SOURCE", help="a CSV, TSV or SSV file")
+
+    status = commands.add_parser(
+        "status",
+        parents=[common],
+        help="loads and their chunks, from the ledger",
+        description="Show the loads of the ledger, also while one runs; with LOAD its chunks.",
+    )
+    status.add_argument("load", metavar="LOAD", nargs="?", help="id of a load, or how it begins")
+
+    resume = commands.add_parser(
+        "resume",
+        parents=[common, running],
+        help="go on with an interrupted load",
+        description="Go on with LOAD, or with the newest interrupted load.",
+    )
+    resume.add_argument("load", metavar="LOAD", nargs="?", help="id of a load, or how it begins")
+
+    report = commands.add_parser(
+        "report",
+        parents=[common],
+        help="write the report of a load again",
+        description="Write the report of LOAD again from the ledger and the collected files.",
+    )
+    report.add_argument("load", metavar="LOAD", help="id of a load, or how it begins")
+
+    check = commands.add_parser(
+        "check",
+        parents=[common, target],
+        help="configuration, credentials, permission, header",
+        description="Check the configuration, the credentials, what the API user may do, and SOURCE's header.",
+    )
+    check.add_argument("source", metavar="SOURCE", nargs="?", help="a source to check against Marketo's fields")
+
+    config = commands.add_parser("config", help="the configuration", description="Look at the configuration.")
+    actions = config.add_subparsers(dest="action", metavar="ACTION", required=True)
+    actions.add_parser(
+        "show",
+        parents=[common],
+        help="every setting, its value, and where it came from",
+        description="Show every setting, its value and its origin; secrets masked.",
+    )
+
+    simulator = commands.add_parser(
+        "simulator",
+        help="serve a stand-in for Marketo on loopback",
+        description="Serve a stand-in for Marketo's bulk import on loopback, to try everything without credentials; "
+        "or, with --make-leads, write a file of sample leads.",
+    )
+    simulator.add_argument("--port", type=count, default=8099, help="port on 127.0.0.1 (0: any free one)")
+    simulator.add_argument("--port-file", metavar="FILE", help="write the port here once it is served")
+    simulator.add_argument("--rows-per-second", type=float, default=2_000.0, metavar="R", help="of each processor")
+    simulator.add_argument("--seconds-per-job", type=float, default=0.5, metavar="S", help="before the rows of a job")
+    simulator.add_argument("--min-poll-interval", type=float, default=5.0, metavar="S", help="noted when undercut")
+    simulator.add_argument("--seed", type=int, default=1, help="of everything random")
+    simulator.add_argument("--make-leads", metavar="FILE", help="write sample leads to FILE instead")
+    simulator.add_argument("--rows", type=count, default=200_000, help="how many sample leads")
+    simulator.add_argument("-q", "--quiet", action="store_true", help="no request log")
+    return top
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The console script: runs one command and returns its exit code."""
+    options = parser().parse_args(arguments)
+    from orchestrator.cli.commands import run
+
+    return run(options)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

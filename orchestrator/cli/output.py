@@ -1,0 +1,262 @@
+"""What does a person, or a program, get to read?
+
+Data goes to stdout, everything else to stderr. With --json, stdout is JSON lines: status, error, summary, each with
+`"schema": 1`, the last one a summary. A closed stdout or stderr never stops a load.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shlex
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any, TextIO
+
+from orchestrator.errors import OrchestratorError
+from orchestrator.library import CheckLine, LoadResult, LoadStatus, PlanSummary
+from orchestrator.runner import Progress
+
+SCHEMA = 1
+
+
+class Output:
+    """Where the command line writes to."""
+
+    def __init__(self, *, as_json: bool, quiet: bool) -> None:
+        self.as_json, self.quiet = as_json, quiet
+
+    def data(self, text: str) -> None:
+        """For stdout."""
+        if not self.as_json:
+            _write(sys.stdout, text)
+
+    def note(self, text: str) -> None:
+        """For people, on stderr."""
+        if not self.quiet:
+            _write(sys.stderr, text)
+
+    def json(self, kind: str, **content: Any) -> None:
+        """One JSON line, when they are wanted."""
+        if self.as_json:
+            line = {"type": kind, "schema": SCHEMA, **content}
+            _write(sys.stdout, json.dumps(line, ensure_ascii=False, default=str))
+
+    def error(self, error: OrchestratorError) -> None:
+        """An expected error: message and remedy; never a traceback."""
+        _write(sys.stderr, f"error: {error}")
+        self.json("error", code=error.exit_code, message=error.message, remedy=error.remedy)
+
+
+def _write(stream: TextIO, text: str) -> None:
+    try:
+        print(text, file=stream, flush=True)
+    except (BrokenPipeError, ValueError):
+        with contextlib.suppress(OSError, ValueError):  # nobody reads any more: go on without
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+def table(rows: list[tuple[str, ...]], *, right: tuple[int, ...] = ()) -> str:
+    """Columns that line up; the first row is the head."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return "\n".join(
+        "  ".join(
+            cell.rjust(widths[column]) if column in right else cell.ljust(widths[column])
+            for column, cell in enumerate(row)
+        ).rstrip()
+        for row in rows
+    )
+
+
+def span(seconds: float) -> str:
+    """A length of time as people say it."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02} min"
+
+
+def resume_command(result: LoadResult, config: str | None, subscription: str | None) -> str:
+    """The exact command that goes on."""
+    parts = ["orchestrator", "resume", result.load.id]
+    if config is not None:
+        parts += ["--config", config]
+    if subscription is not None:
+        parts += ["--subscription", subscription]
+    return shlex.join(parts)
+
+
+def show_result(output: Output, result: LoadResult, *, command: str) -> int:
+    """The last words of a load; returns its exit code."""
+    totals, code = result.totals, result.exit_code
+    stopped = result.interrupted or result.stopped is not None
+    output.json(
+        "summary",
+        load_id=result.load.id,
+        exit_code=code,
+        totals=asdict(totals),
+        reasons=[{"kind": kind, "reason": reason, "rows": rows} for kind, reason, rows in result.reasons[:20]],
+        doubts=result.doubts,
+        seconds=round(result.seconds, 3),
+        report_dir=str(result.report_dir),
+        already_finished=result.already_finished,
+        resume=command if stopped else None,
+    )
+    if stopped:
+        if result.stopped is not None:
+            _write(sys.stderr, f"stopped: {result.stopped}")
+        else:
+            output.note("stopped; what was sent goes on inside Marketo")
+        open_rows = totals.unsent + totals.unknown
+        output.note(f"{totals.imported:,} of {totals.rows:,} rows are imported so far, {open_rows:,} are open")
+        _write(sys.stderr, f"to go on: {command}")
+        if result.stopped is not None:
+            output.note(f"report so far: {result.report_dir}")
+        return code
+    if result.already_finished:
+        output.note("this load had finished before: nothing was sent (--force loads the same content again)")
+    parts = [f"{totals.imported:,} imported"]
+    parts += [f"{totals.warned:,} of them with a warning"] if totals.warned else []
+    for name in ("failed", "rejected", "unsent", "unknown"):
+        if getattr(totals, name):
+            parts.append(f"{getattr(totals, name):,} {name}")
+    output.note(f"{totals.rows:,} rows: {', '.join(parts)}")
+    for kind, reason, rows in result.reasons[:3]:
+        output.note(f"  {rows:,} x {kind}: {reason}")
+    if result.doubts:
+        output.note(f"{result.doubts} uploads lost their answer: the report names the chunks")
+    if result.seconds:
+        output.note(f"{span(result.seconds)}, {totals.rows / result.seconds:,.0f} rows a second")
+    if totals.failed:
+        output.note(f"to load the failed rows again, mend {result.report_dir}/retry.csv and load that")
+    output.note(f"report: {result.report_dir}")
+    return code
+
+
+def show_plan(output: Output, summary: PlanSummary) -> None:
+    plan = summary.plan
+    sizes = [chunk.size_bytes for chunk in plan.chunks]
+    output.json(
+        "summary",
+        load_id=summary.load_id,
+        exit_code=0,
+        rows=plan.rows,
+        rejected=plan.rejected_rows,
+        blank_lines=plan.blank_lines,
+        chunks=len(plan.chunks),
+        bytes=plan.fingerprint.size_bytes,
+        sha256=plan.fingerprint.sha256,
+        format=str(plan.format),
+        columns=list(plan.header.fields),
+        calls=summary.calls,
+        seconds=summary.seconds,
+        findings=list(summary.findings),
+    )
+    lines = [
+        ("source", str(summary.source)),
+        ("size", f"{plan.fingerprint.size_bytes:,} bytes, {plan.format}, {len(plan.header.fields)} columns"),
+        ("rows", f"{plan.rows:,}" + (f", {plan.rejected_rows:,} of them cannot be sent" * bool(plan.rejected_rows))),
+        ("chunks", f"{len(plan.chunks):,}" + (f" of up to {max(sizes):,} bytes" if sizes else "")),
+        ("calls", f"about {summary.calls:,} of the day's quota"),
+        ("time", f"about {span(summary.seconds)}" if summary.seconds else "unknown before the first load"),
+        ("load", summary.load_id),
+    ]
+    width = max(len(name) for name, _ in lines)
+    output.data("\n".join(f"{name.ljust(width)}  {value}" for name, value in lines))
+    for finding in summary.findings:
+        output.data(f"finding: {finding}")
+
+
+def show_status(output: Output, statuses: list[LoadStatus], *, named: bool) -> None:
+    for status in statuses:
+        output.json("status", **status_object(status))
+    output.json("summary", exit_code=0, loads=len(statuses))
+    if not statuses:
+        output.data("no loads yet")
+        return
+    rows: list[tuple[str, ...]] = [("LOAD", "STATE", "ROWS", "IMPORTED", "FAILED", "OPEN", "SOURCE")]
+    for status in statuses:
+        totals = status.totals
+        rows.append(
+            (
+                status.load.id,
+                state_of(status),
+                f"{totals.rows:,}",
+                f"{totals.imported:,}",
+                f"{totals.failed:,}",
+                f"{totals.unsent + totals.unknown:,}",
+                status.load.source.path,
+            )
+        )
+    output.data(table(rows, right=(2, 3, 4, 5)))
+    if named:
+        chunks: list[tuple[str, ...]] = [("CHUNK", "STATE", "ROWS", "BATCH", "IMPORTED", "FAILED", "WARNED", "WHY")]
+        for record in statuses[0].records:
+            offer = record.standing.offer
+            counts = offer.counts if offer else None
+            chunks.append(
+                (
+                    str(record.chunk.number),
+                    str(record.standing.state),
+                    f"{record.chunk.rows:,}",
+                    str(offer.batch_id) if offer and offer.batch_id else "",
+                    f"{counts.imported:,}" if counts else "",
+                    f"{counts.failed:,}" if counts else "",
+                    f"{counts.warned:,}" if counts else "",
+                    record.standing.why,
+                )
+            )
+        output.data("\n" + table(chunks, right=(0, 2, 3, 4, 5, 6)))
+
+
+def state_of(status: LoadStatus) -> str:
+    """How a load is, in a word or two."""
+    if status.load.finished_at is not None:
+        return f"finished ({status.load.exit_code})"
+    return "running" if status.running else "interrupted"
+
+
+def status_object(status: LoadStatus) -> Mapping[str, Any]:
+    """One load for machines."""
+    return {
+        "load_id": status.load.id,
+        "state": state_of(status).split()[0],
+        "exit_code": status.load.exit_code,
+        "source": status.load.source.path,
+        "totals": asdict(status.totals),
+        "chunks": {str(state): count for state, count in status.chunks_by_state.items()},
+        "report_dir": status.load.report_dir,
+    }
+
+
+def progress_object(progress: Progress) -> Mapping[str, Any]:
+    """How a load stands, for machines."""
+    return {
+        "load_id": progress.load_id,
+        "rows": progress.rows,
+        "rows_settled": progress.rows_settled,
+        "imported": progress.imported,
+        "failed": progress.failed,
+        "warned": progress.warned,
+        "chunks": {str(state): count for state, count in progress.chunks_by_state.items()},
+        "slots_used": progress.slots_used,
+        "slots_limit": progress.slots_limit,
+        "bytes_sent": progress.bytes_sent,
+        "eta_s": None if progress.eta_s is None else round(progress.eta_s, 1),
+        "waiting_for": progress.waiting_for,
+    }
+
+
+def show_check(output: Output, lines: list[CheckLine]) -> int:
+    """What was checked; returns the code of the first thing that is wrong."""
+    code = next((line.exit_code for line in lines if not line.ok), 0)
+    for line in lines:
+        output.json("status", what=line.what, ok=line.ok, note=line.note)
+        mark = "ok  " if line.ok else "FAIL"
+        output.data(f"{mark}  {line.what}" + (f": {line.note}" if line.note else ""))
+    output.json("summary", exit_code=code)
+    return code

@@ -1,0 +1,386 @@
+"""What is set, where does it come from, and is it sound?
+
+Flag > environment (`ORCHESTRATOR_<SECTION>__<KEY>`) > config.toml > default. Every value knows its origin; every error
+names file (or variable, or flag), key, value and what is allowed, and never a secret's value. Unknown keys are errors:
+a misspelt limit would otherwise be no limit.
+"""
+
+from __future__ import annotations
+
+import difflib
+import ipaddress
+import re
+import stat
+import tomllib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError
+
+from orchestrator.core.model import Target
+from orchestrator.errors import Misconfigured
+
+ENVIRONMENT_PREFIX = "ORCHESTRATOR_"
+DEFAULT_FILE = Path("config.toml")
+
+
+def is_loopback(host: str) -> bool:
+    """Is this this machine? By address, never by how the name begins: 127.evil.com is somebody else's."""
+    if host.lower() == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+def _base_url(value: str) -> str:
+    """Scheme and host of the subscription; what people paste from Marketo's admin page is accepted."""
+    if not value:
+        return value
+    if not value.isascii() or any(character.isspace() for character in value):
+        raise ValueError("must be an address such as https://123-ABC-456.mktorest.com")
+    parts = urlsplit(value.rstrip("/"))
+    path = re.sub(r"/(rest|identity)$", "", parts.path)
+    try:
+        port = f":{parts.port}" if parts.port is not None else ""
+    except ValueError as error:
+        raise ValueError("has a port that is not a number from 0 to 65535") from error
+    host = parts.hostname or ""
+    if parts.scheme not in ("http", "https") or not re.fullmatch(r"[0-9A-Za-z.:-]+", host):
+        raise ValueError("must be an address such as https://123-ABC-456.mktorest.com")
+    if path or parts.query or parts.fragment or "@" in parts.netloc:
+        raise ValueError("must be scheme and host only: no path, user, query or fragment")
+    if parts.scheme == "http" and not is_loopback(host):
+        raise ValueError("must be https: over http, credentials and leads could be read on the way")
+    return f"{parts.scheme}://{f'[{host}]' if ':' in host else host}{port}"
+
+
+def _target_text(value: str) -> str:
+    parse_object(value)
+    return value
+
+
+def parse_object(value: str) -> tuple[Literal["leads", "customobjects", "members"], str | None]:
+    """`leads`, `customobjects:API_NAME` or `members:PROGRAM_ID`, taken apart."""
+    kind, _, name = value.partition(":")
+    if kind == "leads" and not name and ":" not in value:
+        return "leads", None
+    if kind == "customobjects" and re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", name):
+        return "customobjects", name
+    if kind == "members" and name.isascii() and name.isdigit():
+        return "members", name
+    raise ValueError("must be leads, customobjects:API_NAME or members:PROGRAM_ID")
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=False, hide_input_in_errors=True)
+
+
+class MarketoSection(_Section):
+    base_url: Annotated[str, AfterValidator(_base_url)] = ""
+    client_id: str = ""
+    client_secret: SecretStr = SecretStr("")
+    client_secret_file: Path | None = None
+
+
+class ImportSection(_Section):
+    object: Annotated[str, AfterValidator(_target_text)] = "leads"
+    lookup_field: str = Field("email", min_length=1)
+    list_id: int | None = Field(None, ge=1)
+    partition_name: str | None = Field(None, min_length=1)
+    member_status: str | None = Field(None, min_length=1)
+
+
+class LimitsSection(_Section):
+    chunk_bytes: int = Field(9_500_000, ge=1_000, le=9_999_999)
+    queued_jobs: int = Field(10, ge=1, le=10)
+    concurrent_calls: int = Field(5, ge=1)
+    calls_per_20s: int = Field(50, ge=1)
+    calls_per_day: int = Field(50_000, ge=1)
+    reserve_calls_per_day: int = Field(5_000, ge=0)
+    doubt_lease: float = Field(1_800.0, gt=0, allow_inf_nan=False)
+
+
+class PollingSection(_Section):
+    min_interval: float = Field(5.0, gt=0, allow_inf_nan=False)
+    max_interval: float = Field(30.0, gt=0, allow_inf_nan=False)
+
+
+class StateSection(_Section):
+    ledger: str = Field("sqlite:///.orchestrator/ledger.db", pattern=r"^sqlite:///.+$")
+
+
+class ReportSection(_Section):
+    dir: Path = Path("reports")
+
+
+SECTIONS: Mapping[str, type[_Section]] = {
+    "marketo": MarketoSection,
+    "import": ImportSection,
+    "limits": LimitsSection,
+    "polling": PollingSection,
+    "state": StateSection,
+    "report": ReportSection,
+}
+_ALLOWED = {
+    "limits.chunk_bytes": "1,000 to 9,999,999",
+    "limits.queued_jobs": "1 to 10",
+    "limits.reserve_calls_per_day": "0 or more",
+    "state.ledger": "sqlite:///PATH",
+    "import.list_id": "a number from 1",
+}
+SECRET_KEYS = frozenset({"client_secret"})
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One setting as it came out: its value, and where that came from."""
+
+    section: str
+    key: str
+    value: Any
+    origin: str
+
+    @property
+    def shown(self) -> str:
+        """The value, a secret masked."""
+        if self.key in SECRET_KEYS:
+            return "********" if str(self.value) else ""
+        return "" if self.value is None else str(self.value)
+
+
+@dataclass(frozen=True)
+class Config:
+    """The whole configuration, checked."""
+
+    marketo: MarketoSection
+    imports: ImportSection
+    limits: LimitsSection
+    polling: PollingSection
+    state: StateSection
+    report: ReportSection
+    settings: tuple[Setting, ...]
+    warnings: tuple[str, ...] = field(default=())
+
+    @property
+    def subscription_host(self) -> str:
+        """Host (and port) of the subscription: whose queue and quota it is."""
+        return urlsplit(self.marketo.base_url).netloc.lower()
+
+    @property
+    def ledger_path(self) -> Path:
+        return Path(self.state.ledger.removeprefix("sqlite:///"))
+
+    @property
+    def report_dir(self) -> Path:
+        return self.report.dir
+
+    def target(self) -> Target:
+        """What [import] asks for."""
+        kind, name = parse_object(self.imports.object)
+        if kind == "members" and self.imports.member_status is None:
+            raise Misconfigured(
+                "import.member_status is not set: program members need the status they get",
+                remedy="Set import.member_status (or --member-status) to a status of the program's channel.",
+            )
+        return Target(
+            kind=kind,
+            name=name,
+            lookup_field=self.imports.lookup_field,
+            list_id=self.imports.list_id if kind == "leads" else None,
+            partition_name=self.imports.partition_name if kind == "leads" else None,
+            member_status=self.imports.member_status if kind == "members" else None,
+        )
+
+    def need_credentials(self) -> None:
+        """Raises Misconfigured, naming what is missing to talk to Marketo."""
+        for key in ("base_url", "client_id", "client_secret"):
+            value = getattr(self.marketo, key)
+            if not (value.get_secret_value() if isinstance(value, SecretStr) else value):
+                raise Misconfigured(
+                    f"marketo.{key} is not set",
+                    remedy=f"Set it in config.toml (see config.example.toml) or as {variable('marketo', key)}.",
+                )
+
+
+def variable(section: str, key: str) -> str:
+    """The environment's name of a setting."""
+    return f"{ENVIRONMENT_PREFIX}{section.upper()}__{key.upper()}"
+
+
+def load_config(
+    path: Path | None, environ: Mapping[str, str], flags: Mapping[str, Any], subscription: str | None = None
+) -> Config:
+    """Read all layers. flags: by `section.key`; None means not given. Raises Misconfigured."""
+    file, table = _read_file(path)
+    warnings: list[str] = []
+    layered: dict[tuple[str, str], tuple[Any, str]] = {}
+    for section, key, value in _file_settings(table, file):
+        layered[section, key] = (value, str(file))
+    if subscription is not None:
+        for key, value in _subscription(table, file, subscription).items():
+            layered["marketo", key] = (value, f"{file} [subscriptions.{subscription}.marketo]")
+    for name, section, key, text in _environment(environ):
+        layered[section, key] = (text, f"environment {name}")
+    for name, value in flags.items():
+        if value is not None:
+            section, key = name.split(".")
+            layered[section, key] = (value, f"flag --{key.replace('_', '-')}")
+    _read_secret_file(layered, file, warnings)
+    if file is not None and any(file_key == "client_secret" for _, file_key, _ in _file_settings(table, file)):
+        _warn_if_readable(file, warnings)
+    sections = {name: _section(name, model, layered) for name, model in SECTIONS.items()}
+    settings = tuple(
+        Setting(name, key, _plain(getattr(sections[name], key)), layered.get((name, key), (None, "default"))[1])
+        for name, model in SECTIONS.items()
+        for key in model.model_fields
+    )
+    config = Config(
+        marketo=sections["marketo"],
+        imports=sections["import"],
+        limits=sections["limits"],
+        polling=sections["polling"],
+        state=sections["state"],
+        report=sections["report"],
+        settings=settings,
+    )
+    if config.polling.min_interval > config.polling.max_interval:
+        raise Misconfigured(
+            f"polling.min_interval ({config.polling.min_interval:g} s) is longer than polling.max_interval "
+            f"({config.polling.max_interval:g} s)",
+            remedy="Set min_interval to at most max_interval.",
+        )
+    warnings += _beyond_marketo(config)
+    return Config(**{**config.__dict__, "warnings": tuple(warnings)})
+
+
+# --- layers ---------------------------------------------------------------------------------------------
+
+
+def _read_file(path: Path | None) -> tuple[Path | None, dict[str, Any]]:
+    file = path or (DEFAULT_FILE if DEFAULT_FILE.is_file() else None)
+    if file is None:
+        return None, {}
+    try:
+        return file, tomllib.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise Misconfigured(f"{file}: {error.strerror}", remedy="Check the path given with --config.") from error
+    except UnicodeDecodeError as error:
+        raise Misconfigured(f"{file}: byte {error.start:,} is not UTF-8", remedy="Save it as UTF-8.") from error
+    except tomllib.TOMLDecodeError as error:
+        raise Misconfigured(f"{file}: {error}", remedy="Compare it with config.example.toml.") from error
+
+
+def _file_settings(table: Mapping[str, Any], file: Path | None) -> Iterator[tuple[str, str, Any]]:
+    for section, content in table.items():
+        if section == "subscriptions":
+            continue
+        if section not in SECTIONS:
+            raise _unknown(f"{file}: unknown section [{section}]", section, [*SECTIONS, "subscriptions"])
+        if not isinstance(content, dict):
+            raise Misconfigured(f"{file}: {section} must be a section: [{section}]", remedy=_SEE_EXAMPLE)
+        for key, value in content.items():
+            _check_key(section, key, f"{file}")
+            yield section, key, value
+
+
+def _subscription(table: Mapping[str, Any], file: Path | None, name: str) -> Mapping[str, Any]:
+    subscriptions = table.get("subscriptions")
+    known = list(subscriptions) if isinstance(subscriptions, dict) else []
+    if not isinstance(subscriptions, dict) or name not in subscriptions:
+        raise _unknown(f"{file or 'config.toml'}: there is no [subscriptions.{name}]", name, known)
+    content = subscriptions[name]
+    marketo = content.get("marketo") if isinstance(content, dict) else None
+    if not isinstance(marketo, dict) or set(content) != {"marketo"}:
+        raise Misconfigured(
+            f"{file}: [subscriptions.{name}] must hold [subscriptions.{name}.marketo] and nothing else",
+            remedy=_SEE_EXAMPLE,
+        )
+    for key in marketo:
+        _check_key("marketo", key, f"{file} [subscriptions.{name}.marketo]")
+    return marketo
+
+
+def _environment(environ: Mapping[str, str]) -> Iterator[tuple[str, str, str, str]]:
+    names = {
+        variable(section, key): (section, key) for section, model in SECTIONS.items() for key in model.model_fields
+    }
+    for name, value in sorted(environ.items()):
+        if name.startswith(ENVIRONMENT_PREFIX) and "__" in name:
+            if name not in names:
+                raise _unknown(f"environment: unknown setting {name}", name, list(names))
+            yield name, *names[name], value
+
+
+def _check_key(section: str, key: str, where: str) -> None:
+    known = list(SECTIONS[section].model_fields)
+    if key not in known:
+        raise _unknown(f"{where}: unknown key {section}.{key}", key, known)
+
+
+def _unknown(message: str, name: str, known: list[str]) -> Misconfigured:
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    hint = f"Did you mean {near[0]!r}? " if near else ""
+    return Misconfigured(message, remedy=f"{hint}Known: {', '.join(known)}.")
+
+
+def _read_secret_file(layered: dict[tuple[str, str], tuple[Any, str]], file: Path | None, warnings: list[str]) -> None:
+    if ("marketo", "client_secret_file") not in layered or ("marketo", "client_secret") in layered:
+        return
+    value, origin = layered["marketo", "client_secret_file"]
+    path = Path(str(value))
+    try:
+        layered["marketo", "client_secret"] = (path.read_text(encoding="utf-8").strip(), f"file {path}")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
+        raise Misconfigured(
+            f"marketo.client_secret_file = {str(path)!r} (from {origin}): {reason}",
+            remedy="Put the client secret alone into that file.",
+        ) from error
+    _warn_if_readable(path, warnings)
+
+
+def _warn_if_readable(path: Path, warnings: list[str]) -> None:
+    mode = stat.S_IMODE(path.stat().st_mode)
+    if mode & 0o077:
+        warnings.append(f"{path} holds a secret and others may read it (mode {mode:04o}): chmod 600 {path}")
+
+
+def _section(name: str, model: type[_Section], layered: Mapping[tuple[str, str], tuple[Any, str]]) -> Any:
+    values = {key: value for (section, key), (value, _) in layered.items() if section == name}
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = str(first["loc"][0])
+        value, origin = layered[name, key]
+        shown = "********" if key in SECRET_KEYS else repr(value)
+        what = str(first["msg"]).removeprefix("Value error, ")
+        allowed = _ALLOWED.get(f"{name}.{key}")
+        raise Misconfigured(
+            f"{name}.{key} = {shown} (from {origin}): {what[:1].lower() + what[1:]}",
+            remedy=f"Allowed: {allowed}." if allowed else _SEE_EXAMPLE,
+        ) from None
+
+
+_SEE_EXAMPLE = "config.example.toml shows every key with its meaning."
+
+
+def _plain(value: Any) -> Any:
+    return value.get_secret_value() if isinstance(value, SecretStr) else value
+
+
+def _beyond_marketo(config: Config) -> list[str]:
+    """Values that Marketo does not allow, or asks not to use. The simulator may be driven hard."""
+    if not config.marketo.base_url or is_loopback(urlsplit(config.marketo.base_url).hostname or ""):
+        return []
+    rules = [
+        ("polling.min_interval", config.polling.min_interval, config.polling.min_interval < 5, "5 s or more"),
+        ("limits.calls_per_20s", config.limits.calls_per_20s, config.limits.calls_per_20s > 50, "50, half of its 100"),
+        ("limits.concurrent_calls", config.limits.concurrent_calls, config.limits.concurrent_calls > 5, "5 of its 10"),
+    ]
+    return [f"{key} = {value:g}: Marketo asks for at most {rule}" for key, value, beyond, rule in rules if beyond]

@@ -1,0 +1,184 @@
+"""Where is every row of a load, and which rows does the report list?
+
+The counts of Marketo's status answers rule; the result files give the detail. `Complete` is not success: a batch whose
+rows all failed is Complete. Warned rows are imported. What the counts leave open is `unknown`, and said.
+
+    rows = imported + failed + rejected + unsent + unknown
+
+Reading files and writing the report is `adapters/render.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from orchestrator.core.locate import EchoFile, SentRow, locate
+from orchestrator.core.model import BatchId, ChunkRecord, Format, Load, Offer, State, Totals
+from orchestrator.errors import BooksDoNotBalance
+
+Kind = Literal["failure", "warning", "rejected"]
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """Where the rows of one chunk are. `discrepancy` says when Marketo's counts cannot be right."""
+
+    imported: int = 0
+    failed: int = 0
+    warned: int = 0
+    unsent: int = 0
+    unknown: int = 0
+    discrepancy: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ReportRow:
+    """One line of the report. `cells` stand in the order of the source's columns; empty where they are not known."""
+
+    kind: Kind
+    reason: str
+    source_row: int | None
+    source_line: int | None
+    candidates: tuple[int, ...]
+    chunk: int | None
+    batch_id: BatchId | None
+    attempt: int | None
+    cells: tuple[str, ...]
+    sent: SentRow | None = None
+
+
+def account(record: ChunkRecord) -> Account:
+    """Where the rows of one chunk are, by its state and by what Marketo counted."""
+    standing, rows = record.standing, record.chunk.rows
+    offer = standing.offer
+    match standing.state:
+        case State.HALVED:
+            return Account()
+        case State.PLANNED | State.REJECTED:
+            return Account(unsent=rows)
+        case State.SETTLED | State.COLLECTING if offer is not None and offer.counts is not None:
+            return _counted(offer, rows)
+        case _:
+            return Account(unknown=rows)
+
+
+def _counted(offer: Offer, rows: int) -> Account:
+    counts = offer.counts
+    assert counts is not None
+    imported, failed = min(counts.imported, rows), min(counts.failed, rows)
+    discrepancy = ""
+    if counts.imported + counts.failed > rows:
+        imported = rows - failed
+        discrepancy = f"Marketo counted {counts.imported} imported and {counts.failed} failed of {rows} rows"
+    elif counts.imported + counts.failed < rows:
+        discrepancy = f"Marketo counted {counts.imported + counts.failed} of {rows} rows"
+    if offer.status == "Failed" and counts.imported == 0:  # the job broke and says that it imported nothing
+        return Account(failed=rows)
+    return Account(
+        imported=imported,
+        failed=failed,
+        warned=min(counts.warned, imported),
+        unknown=rows - imported - failed,
+        discrepancy=discrepancy,
+    )
+
+
+def whole_batch_failed(offer: Offer) -> bool:
+    """Did the job break without importing a row? Then every row of it has failed."""
+    return offer.status == "Failed" and offer.counts is not None and offer.counts.imported == 0
+
+
+def totals(load: Load, records: Iterable[ChunkRecord]) -> Totals:
+    """Where every row of the load is. Raises BooksDoNotBalance when a row is nowhere, or in two places."""
+    imported = failed = warned = unsent = unknown = 0
+    for record in records:
+        one = account(record)
+        imported, failed, warned = imported + one.imported, failed + one.failed, warned + one.warned
+        unsent, unknown = unsent + one.unsent, unknown + one.unknown
+    if imported + failed + load.rejected + unsent + unknown != load.rows:
+        raise BooksDoNotBalance(
+            f"load {load.id}: {load.rows} rows, but {imported} imported + {failed} failed + {load.rejected} rejected "
+            f"+ {unsent} unsent + {unknown} unknown",
+            remedy="Please report this, with the output of `orchestrator status`.",
+        )
+    return Totals(load.rows, imported, failed, warned, load.rejected, unsent, unknown)
+
+
+def exit_code(totals: Totals, *, fail_on_warning: bool) -> int:
+    """0: every row is imported. 3: some are not, or nobody knows. 4: all are, some warned of, and that was to count."""
+    if totals.failed or totals.rejected or totals.unsent or totals.unknown:
+        return 3
+    return 4 if totals.warned and fail_on_warning else 0
+
+
+def rows_of_chunk(
+    record: ChunkRecord,
+    header: Sequence[str],
+    key: str | None,
+    format: Format,
+    failures: EchoFile | None,
+    warnings: EchoFile | None,
+    sent: Sequence[SentRow],
+) -> Iterator[ReportRow]:
+    """The report's rows of one chunk, in the order of the source, those without a place last.
+
+    sent: the chunk's rows; empty when the source cannot be read any more.
+    """
+    standing, offer = record.standing, record.standing.offer
+    found: list[ReportRow] = []
+    if standing.state is State.REJECTED:
+        found += [_of_row("rejected", f"Marketo refused the chunk: {standing.why}", record, row) for row in sent]
+    elif offer is not None and whole_batch_failed(offer) and standing.state in (State.SETTLED, State.COLLECTING):
+        reason = "the whole batch failed" + (f": {offer.message}" if offer.message else "")
+        found += [_of_row("failure", reason, record, row) for row in sent]
+    else:
+        kinds: tuple[tuple[Kind, EchoFile | None], ...] = (("failure", failures), ("warning", warnings))
+        for kind, file in kinds:
+            if file is not None:
+                places = locate(file, header, sent, key, format)
+                for echo, place in zip(file.records, places, strict=True):
+                    cells = place.sent.cells if place.sent else _in_order(file, echo.cells, header)
+                    found.append(
+                        ReportRow(
+                            kind=kind,
+                            reason=echo.reason,
+                            source_row=place.sent.row if place.sent else None,
+                            source_line=place.sent.line if place.sent else None,
+                            candidates=tuple(row.row for row in place.candidates),
+                            chunk=record.chunk.number,
+                            batch_id=offer.batch_id if offer else None,
+                            attempt=offer.attempt if offer else None,
+                            cells=cells,
+                            sent=place.sent or (place.candidates[0] if _equal(place.candidates) else None),
+                        )
+                    )
+    yield from sorted(found, key=lambda row: (row.source_row is None, row.source_row or 0, row.kind))
+
+
+def _of_row(kind: Kind, reason: str, record: ChunkRecord, row: SentRow) -> ReportRow:
+    offer = record.standing.offer
+    return ReportRow(
+        kind=kind,
+        reason=reason,
+        source_row=row.row,
+        source_line=row.line,
+        candidates=(),
+        chunk=record.chunk.number,
+        batch_id=offer.batch_id if offer else None,
+        attempt=offer.attempt if offer else None,
+        cells=row.cells,
+        sent=row,
+    )
+
+
+def _equal(rows: Sequence[SentRow]) -> bool:
+    """Are they all the same but for their place? Then any of them may stand for the others."""
+    return len(rows) > 0 and len({row.cells for row in rows}) == 1
+
+
+def _in_order(file: EchoFile, cells: tuple[str, ...], header: Sequence[str]) -> tuple[str, ...]:
+    """Echoed cells under the source's columns; what the file does not have is empty."""
+    by_name = dict(zip(file.columns, cells, strict=False))
+    return tuple(by_name.get(name, "") for name in header)
