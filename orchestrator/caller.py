@@ -104,10 +104,12 @@ class Caller:
                     return answer
                 self._token_failures = 0
                 self.sound_at = self._clock.now()
-                if answer.life_s < 1.0 or answer.value == rejected:  # its last second: wait it out
-                    await anyio.sleep(max(1.0, min(answer.life_s, 5.0)))
-                    self._token = None
+                if answer.life_s < 1.0:  # its last second: wait it out
+                    await anyio.sleep(1.0)
                     continue
+                if answer.value == rejected:  # the service stands by it: give both a moment, then believe it
+                    await anyio.sleep(1.0)
+                    rejected = None
                 self._token, self._token_until = answer, self._clock.now() + answer.life_s
         return Failed("the identity service keeps handing out a token that is over")
 

@@ -75,7 +75,7 @@ def _every(seconds: float, show: Callable[[Progress], None]) -> Callable[[Progre
 
 @contextmanager
 def _live() -> Iterator[Callable[[Progress], None]]:
-    from rich.console import Console, Group
+    from rich.console import Console, Group, RenderableType
     from rich.live import Live
     from rich.progress_bar import ProgressBar
     from rich.table import Table
@@ -103,7 +103,7 @@ def _live() -> Iterator[Callable[[Progress], None]]:
         states = "  ".join(
             f"{state} {progress.chunks_by_state[state]}" for state in _SHOWN if progress.chunks_by_state.get(state)
         )
-        lines = [
+        lines: list[RenderableType] = [
             head,
             Text("  " + "   ".join(fact for fact in facts if fact)),
             Text(f"  chunks: {states}", style="dim"),
