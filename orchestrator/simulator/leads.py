@@ -30,14 +30,19 @@ class LeadsMade:
     size_bytes: int
 
 
-def write_leads(path: Path, rows: int, *, seed: int = 1, bad_share: float = 0.002) -> LeadsMade:
-    """Write sample leads; of those `bad_share` fail (no e-mail, or a score that is no number) or are warned of."""
+def write_leads(
+    path: Path, rows: int, *, seed: int = 1, bad_share: float = 0.002, padding: int = 0, first: int = 1
+) -> LeadsMade:
+    """Write sample leads; of those `bad_share` fail (no e-mail, or a score that is no number) or are warned of.
+
+    padding: bytes added to each row's notes. first: number of the first lead, so that files can be disjoint.
+    """
     rng = Random(seed)  # noqa: S311 a seed is the point
     failing = warned = 0
     with path.open("w", encoding="utf-8", newline="") as file:
         file.write(HEADER + "\n")
         lines: list[str] = []
-        for number in range(1, rows + 1):
+        for number in range(first, first + rows):
             email, score = f"lead{number:08d}@example.com", str(number % 100)
             if rng.random() < bad_share:
                 match rng.randrange(3):
@@ -51,6 +56,8 @@ def write_leads(path: Path, rows: int, *, seed: int = 1, bad_share: float = 0.00
             if number % 12 == 0:
                 company = f'"{company}, Inc."'
             notes = f"Met at the fair in hall {number % 40}; asked for a demo and for prices of plan {number % 7}."
+            if padding:
+                notes += " " + "x" * padding
             if number % 50 == 0:
                 notes = (
                     f'"First call: friendly.\nSecond call: said ""send an offer"".\nThird call on day {number % 31}."'

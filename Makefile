@@ -1,0 +1,42 @@
+# `make help` lists what there is. Everything runs in .venv, which is made on first use from requirements.lock.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+.ONESHELL:
+.PHONY: help demo load test check lock clean
+
+VENV := .venv
+BIN := $(VENV)/bin
+CONFIG ?=
+ARGS ?=
+
+help: ## list the targets
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 8
+
+demo: $(VENV)/.ok ## generate 200,000 leads and load them into a simulated Marketo on this machine
+	@$(BIN)/python tools/demo.py
+
+load: $(VENV)/.ok ## load a real file: make load FILE=leads.csv [CONFIG=config.toml] [ARGS="--list-id 1234"]
+	@if [ -z "$(FILE)" ]; then echo 'Which file? make load FILE=leads.csv' >&2; exit 2; fi
+	$(BIN)/orchestrator load "$(FILE)" $(if $(CONFIG),--config "$(CONFIG)") $(ARGS)
+
+test: $(VENV)/.ok ## run every test
+	$(BIN)/python -m pytest -n 2
+
+check: $(VENV)/.ok ## format, lint, types, layers, docs
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python -m pytest tests/test_docs.py
+
+lock: ## write requirements.lock again from pyproject.toml (needs uv)
+	uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --quiet --extra dev pyproject.toml -o requirements.lock
+
+clean: ## remove the environment and everything generated
+	rm -rf $(VENV) demo .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+$(VENV)/.ok: pyproject.toml requirements.lock
+	@tools/environment.sh $(VENV)
+	touch $@
