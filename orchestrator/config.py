@@ -378,9 +378,10 @@ def _beyond_marketo(config: Config) -> list[str]:
     """Values that Marketo does not allow, or asks not to use. The simulator may be driven hard."""
     if not config.marketo.base_url or is_loopback(urlsplit(config.marketo.base_url).hostname or ""):
         return []
+    limits, interval = config.limits, config.polling.min_interval
     rules = [
-        ("polling.min_interval", config.polling.min_interval, config.polling.min_interval < 5, "5 s or more"),
-        ("limits.calls_per_20s", config.limits.calls_per_20s, config.limits.calls_per_20s > 50, "50, half of its 100"),
-        ("limits.concurrent_calls", config.limits.concurrent_calls, config.limits.concurrent_calls > 5, "5 of its 10"),
+        ("polling.min_interval", interval, interval < 5, "Marketo asks for 5 s or more between polls"),
+        ("limits.calls_per_20s", limits.calls_per_20s, limits.calls_per_20s > 100, "Marketo allows 100 for everyone"),
+        ("limits.concurrent_calls", limits.concurrent_calls, limits.concurrent_calls > 10, "Marketo allows 10"),
     ]
-    return [f"{key} = {value:g}: Marketo asks for at most {rule}" for key, value, beyond, rule in rules if beyond]
+    return [f"{key} = {value:g}: {rule}" for key, value, beyond, rule in rules if beyond]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shlex
 import sys
 from collections.abc import Mapping
@@ -80,6 +81,11 @@ def span(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60:02} min"
 
 
+def without_addresses(reason: str) -> str:
+    """Marketo's reasons may quote a row: no e-mail address of it belongs on a terminal or in a job's log."""
+    return re.sub(r"[^\s'\"<>(),;:]+@[^\s'\"<>(),;:]+", "<address>", reason)
+
+
 def resume_command(result: LoadResult, config: str | None, subscription: str | None) -> str:
     """The exact command that goes on."""
     parts = ["orchestrator", "resume", result.load.id]
@@ -94,12 +100,13 @@ def show_result(output: Output, result: LoadResult, *, command: str) -> int:
     """The last words of a load; returns its exit code."""
     totals, code = result.totals, result.exit_code
     stopped = result.interrupted or result.stopped is not None
+    reasons = [(kind, without_addresses(reason), rows) for kind, reason, rows in result.reasons]
     output.json(
         "summary",
         load_id=result.load.id,
         exit_code=code,
         totals=asdict(totals),
-        reasons=[{"kind": kind, "reason": reason, "rows": rows} for kind, reason, rows in result.reasons[:20]],
+        reasons=[{"kind": kind, "reason": reason, "rows": rows} for kind, reason, rows in reasons[:20]],
         doubts=result.doubts,
         seconds=round(result.seconds, 3),
         report_dir=str(result.report_dir),
@@ -125,7 +132,7 @@ def show_result(output: Output, result: LoadResult, *, command: str) -> int:
         if getattr(totals, name):
             parts.append(f"{getattr(totals, name):,} {name}")
     output.note(f"{totals.rows:,} rows: {', '.join(parts)}")
-    for kind, reason, rows in result.reasons[:3]:
+    for kind, reason, rows in reasons[:3]:
         output.note(f"  {rows:,} x {kind}: {reason}")
     if result.doubts:
         output.note(f"{result.doubts} uploads lost their answer: the report names the chunks")

@@ -6,6 +6,7 @@ import csv
 import hashlib
 import io
 from dataclasses import replace
+from typing import Literal
 
 import pytest
 from hypothesis import example, given, settings
@@ -57,7 +58,7 @@ def sources(draw: st.DrawFn) -> tuple[bytes, Format]:
     """A sound file in any quoting, with any line ends, blank lines, with or without BOM and last newline."""
     format = draw(st.sampled_from(list(Format)))
     columns = draw(st.integers(1, 4))
-    quoting = draw(st.sampled_from([csv.QUOTE_MINIMAL, csv.QUOTE_ALL]))
+    quoting: Literal[0, 1] = draw(st.sampled_from([csv.QUOTE_MINIMAL, csv.QUOTE_ALL]))
     out = io.StringIO(newline="")
     ends = st.sampled_from(["\n", "\r\n"])
     names = ["email", "b", "c", "d"][:columns]

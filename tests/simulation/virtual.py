@@ -48,12 +48,14 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         self._selector.select = jump  # type: ignore[attr-defined]
 
     def _next_timer(self) -> float:
-        return self._scheduled[0].when() if self._scheduled else 0.0  # type: ignore[attr-defined, no-any-return]
+        return self._scheduled[0].when() if self._scheduled else 0.0  # type: ignore[attr-defined]
 
     def time(self) -> float:
         return self._virtual_now
 
-    def run_in_executor(self, executor: Any, func: Callable[..., T], *args: Any) -> Any:
+    def run_in_executor(  # type: ignore[override]
+        self, executor: Any, func: Callable[..., T], *args: Any
+    ) -> Any:
         future = self.create_future()
         try:
             result = func(*args)
@@ -94,7 +96,7 @@ def run(main: Callable[[], Awaitable[T]], *, start: float = 0.0, end: float = fl
     loop = VirtualLoop(start, end)
     try:
         with inline_threads():
-            result = loop.run_until_complete(main())  # type: ignore[arg-type]
+            result = loop.run_until_complete(main())
         return result, loop.time()
     finally:
         with contextlib.suppress(Deadlock):
