@@ -148,8 +148,8 @@ class Setting:
     @property
     def shown(self) -> str:
         """The value, a secret masked."""
-        if self.key in SECRET_KEYS:
-            return "********" if str(self.value) else ""
+        if isinstance(self.value, SecretStr):
+            return "********" if self.value.get_secret_value() else ""
         return "" if self.value is None else str(self.value)
 
 
@@ -235,7 +235,7 @@ def load_config(
         _warn_if_readable(file, warnings)
     sections = {name: _section(name, model, layered) for name, model in SECTIONS.items()}
     settings = tuple(
-        Setting(name, key, _plain(getattr(sections[name], key)), layered.get((name, key), (None, "default"))[1])
+        Setting(name, key, getattr(sections[name], key), layered.get((name, key), (None, "default"))[1])
         for name, model in SECTIONS.items()
         for key in model.model_fields
     )
@@ -249,9 +249,13 @@ def load_config(
         settings=settings,
     )
     if config.polling.min_interval > config.polling.max_interval:
+        low, high = (
+            f"polling.{setting.key} = {setting.value:g} (from {setting.origin})"
+            for setting in settings
+            if setting.section == "polling"
+        )
         raise Misconfigured(
-            f"polling.min_interval ({config.polling.min_interval:g} s) is longer than polling.max_interval "
-            f"({config.polling.max_interval:g} s)",
+            f"{low} is longer than {high}",
             remedy="Set min_interval to at most max_interval.",
         )
     warnings += _beyond_marketo(config)
@@ -368,10 +372,6 @@ def _section(name: str, model: type[_Section], layered: Mapping[tuple[str, str],
 
 
 _SEE_EXAMPLE = "config.example.toml shows every key with its meaning."
-
-
-def _plain(value: Any) -> Any:
-    return value.get_secret_value() if isinstance(value, SecretStr) else value
 
 
 def _beyond_marketo(config: Config) -> list[str]:

@@ -131,10 +131,11 @@ def _opened(path: Path) -> Iterator[tuple[BinaryIO, os.stat_result]]:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a FIFO must not hang us
     except OSError as error:
         raise SourceMissing(f"{path}: {error.strerror}", remedy="Check the path and its permissions.") from error
+    status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode):
+        os.close(descriptor)
+        raise SourceMissing(f"{path}: this is not a regular file", remedy="Name a CSV, TSV or SSV file.")
     with os.fdopen(descriptor, "rb", buffering=0) as file:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            raise SourceMissing(f"{path}: this is not a regular file", remedy="Name a CSV, TSV or SSV file.")
         yield file, status
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Collection, MutableMapping
-from typing import Any, Literal, TextIO
+from typing import Any, Literal, TextIO, cast
 
 import structlog
 
@@ -23,6 +23,28 @@ _LEVELS: dict[Level, int] = {
     "warning": logging.WARNING,
     "error": logging.ERROR,
 }
+
+
+class _Unbreakable:
+    """A stream whose reader may go away: a load does not stop because nobody reads its log any more."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream: TextIO | None = stream
+
+    def write(self, text: str) -> int:
+        if self._stream is not None:
+            try:
+                return self._stream.write(text)
+            except (OSError, ValueError):
+                self._stream = None
+        return len(text)
+
+    def flush(self) -> None:
+        if self._stream is not None:
+            try:
+                self._stream.flush()
+            except (OSError, ValueError):
+                self._stream = None
 
 
 class Redaction:
@@ -51,7 +73,7 @@ def configure(
     *, level: Level, json: bool, secrets: Collection[str] = (), stream: TextIO | None = None, color: bool = False
 ) -> None:
     """Set up logging for this process. json: lines for machines. stream: where to, stderr by default."""
-    out = stream or sys.stderr
+    out = cast(TextIO, _Unbreakable(stream or sys.stderr))
     shared: list[Any] = [
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,

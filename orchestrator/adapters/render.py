@@ -105,7 +105,8 @@ def write_report(
     notes += source.notes
     if tally.retry_missing:
         notes.append(f"{tally.retry_missing} failed rows could not be found in the source and are not in retry.csv")
-    summary = _summary(load, sums, reasons, batches, notes, calls, started_at, finished_at, exit_code, stopped)
+    doubts = _doubts(records())
+    summary = _summary(load, sums, reasons, batches, doubts, notes, calls, started_at, finished_at, exit_code, stopped)
     with _atomic(folder / "report.json") as file:
         json.dump(summary, file, indent=2, ensure_ascii=False)
         file.write("\n")
@@ -310,11 +311,31 @@ def _batches(records: Iterable[ChunkRecord]) -> tuple[list[dict[str, Any]], list
     return batches, notes, undecoded_rows
 
 
+def _doubts(records: Iterable[ChunkRecord]) -> list[dict[str, Any]]:
+    """One object for each upload whose answer was lost: which rows may have been imported once more."""
+    return [
+        {
+            "chunk": record.chunk.number,
+            "attempt": offer.attempt,
+            "rows": record.chunk.rows,
+            "first_row": record.chunk.first_row,
+            "last_row": record.chunk.last_row,
+            "offered_at": _time(offer.offered_at),
+            "lost_at": _time(offer.lost_at),
+            "sent_again": record.standing.attempts > offer.attempt,
+        }
+        for record in records
+        for offer in record.offers
+        if offer.lost_at is not None
+    ]
+
+
 def _summary(
     load: Load,
     sums: Totals,
     reasons: tuple[tuple[str, str, int], ...],
     batches: list[dict[str, Any]],
+    doubts: list[dict[str, Any]],
     notes: list[str],
     calls: Mapping[str, int],
     started_at: float,
@@ -344,6 +365,7 @@ def _summary(
         "totals": asdict(sums),
         "reasons": [{"kind": kind, "reason": reason, "rows": rows} for kind, reason, rows in reasons],
         "notes": notes,
+        "doubts": doubts,
         "batches": batches,
         "calls": dict(calls),
         "exit_code": exit_code,

@@ -9,13 +9,13 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import re
 import shlex
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any, TextIO
 
+from orchestrator.core.verdicts import without_addresses
 from orchestrator.errors import OrchestratorError
 from orchestrator.library import CheckLine, LoadResult, LoadStatus, PlanSummary
 from orchestrator.runner import Progress
@@ -81,11 +81,6 @@ def span(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60:02} min"
 
 
-def without_addresses(reason: str) -> str:
-    """Marketo's reasons may quote a row: no e-mail address of it belongs on a terminal or in a job's log."""
-    return re.sub(r"[^\s'\"<>(),;:]+@[^\s'\"<>(),;:]+", "<address>", reason)
-
-
 def resume_command(result: LoadResult, config: str | None, subscription: str | None) -> str:
     """The exact command that goes on."""
     parts = ["orchestrator", "resume", result.load.id]
@@ -135,7 +130,7 @@ def show_result(output: Output, result: LoadResult, *, command: str) -> int:
     for kind, reason, rows in reasons[:3]:
         output.note(f"  {rows:,} x {kind}: {reason}")
     if result.doubts:
-        output.note(f"{result.doubts} uploads lost their answer: the report names the chunks")
+        output.note(f"doubts: {result.doubts} (uploads whose answer was lost; the report names their rows)")
     if result.seconds:
         output.note(f"{span(result.seconds)}, {totals.rows / result.seconds:,.0f} rows a second")
     if totals.failed:

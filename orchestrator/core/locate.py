@@ -1,41 +1,44 @@
 """Which row of the source is a failed or warned one?
 
 Marketo echoes the submitted columns and adds a reason; it gives no row number and promises no order. What is seen in
-real use: the empty lookup column is left out of the file, values with commas or line ends are not quoted again, and
-equal rows appear once each. So echoes are read by header name and never trusted to be well-formed, and each is looked
-for among the rows that were sent, exact values first. Never a wrong place: an echo that could be one of several rows
-gets none, but its candidates are named.
+real use: the empty lookup column is left out of the file, values with delimiters or line ends are not quoted again, and
+equal rows appear once each. So a record is looked for in two ways at once: by its values as csv reads them, and as the
+text that each row would have without any quoting. Never a wrong place: a record that could be one of several rows gets
+none, but its candidates are named.
 """
 
 from __future__ import annotations
 
 import csv
-import io
-from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+import re
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 
 from orchestrator.core.model import Format, Span
+
+csv.field_size_limit(16_000_000)  # no value is larger than a chunk; csv's own limit of 128 KB is met by long notes
 
 REASON_COLUMNS = ("Import Failure Reason", "Import Warning Reason")
 
 
 @dataclass(frozen=True, slots=True)
 class Echo:
-    """One record of a result file. `cells` are as the file has them, the reason excluded."""
+    """One record of a result file. `cells` are as csv reads them, the reason excluded."""
 
     cells: tuple[str, ...]
     reason: str
-    well_formed: bool
-    """It has as many cells as the file's header."""
+    at: int
+    """Where it begins in the file's text."""
 
 
 @dataclass(frozen=True, slots=True)
 class EchoFile:
-    """A result file as it was read: its columns (the reason's excluded) and its records."""
+    """A result file as it was read: its columns (the reason's excluded), its records, its text (line ends LF)."""
 
     columns: tuple[str, ...]
     records: tuple[Echo, ...]
+    text: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,37 +54,57 @@ class SentRow:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where an echo belongs: the row, or the rows it may be one of when that cannot be told."""
+    """Where a record belongs: the row, or the rows it may be one of when that cannot be told.
+
+    reason: what stands after the row's own text, where csv cannot tell it from the row's values. continues: this is no
+    record, but the rest of the one before it, whose value has a line end in it.
+    """
 
     sent: SentRow | None
     candidates: tuple[SentRow, ...] = ()
+    reason: str | None = None
+    continues: bool = False
 
 
 def read_echoes(content: bytes, format: Format) -> EchoFile:
     """A failure or warning file, however malformed. Blank lines are no records."""
-    text = content.decode("utf-8-sig", errors="replace")
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=format.delimiter)
+    text = content.decode("utf-8-sig", errors="replace").replace("\r\n", "\n")
+    source = _Positions(text)
+    reader = csv.reader(source, delimiter=format.delimiter)
     columns: tuple[str, ...] | None = None
     records: list[Echo] = []
-    for record in _tolerant(reader):
+    while True:
+        at = source.at
+        try:
+            record = next(reader)
+        except StopIteration:
+            break
+        except csv.Error:  # a carriage return alone, or a value longer than csv allows: passed over
+            continue
         if not record:
             continue
         if columns is None:
             columns = tuple(record[:-1] if record[-1] in REASON_COLUMNS else record)
-            continue
-        records.append(Echo(tuple(record[:-1]), record[-1], len(record) == len(columns) + 1))
-    return EchoFile(columns or (), tuple(records))
+        else:
+            records.append(Echo(tuple(record[:-1]), record[-1], at))
+    return EchoFile(columns or (), tuple(records), text)
 
 
-def _tolerant(reader: Iterator[list[str]]) -> Iterator[list[str]]:
-    """What csv can make of it; a value longer than csv allows is passed over."""
-    while True:
-        try:
-            yield next(reader)
-        except StopIteration:
-            return
-        except csv.Error:
-            continue
+class _Positions:
+    """Hands the lines of a text to csv and knows how far it has read."""
+
+    def __init__(self, text: str) -> None:
+        self._text, self.at = text, 0
+
+    def __iter__(self) -> Iterator[str]:
+        return self
+
+    def __next__(self) -> str:
+        if self.at >= len(self._text):
+            raise StopIteration
+        start, end = self.at, self._text.find("\n", self.at)
+        self.at = end + 1 if end >= 0 else len(self._text)
+        return self._text[start : self.at]
 
 
 def read_sent(rows: bytes, spans: Iterable[Span], format: Format) -> list[SentRow]:
@@ -130,67 +153,244 @@ def locate(
 ) -> list[Place]:
     """The place of every record of a result file, in the file's order.
 
-    Well-formed records are matched on all echoed columns. A record with another number of cells was not quoted again:
-    it is matched on its joined text. What is then left is matched on the key alone, where one row has it.
+    key: the lookup field, whose empty value may be missing from a record. Records that no row's content explains
+    (Marketo changed a value) are placed by their key, where only one row can have it.
     """
-    columns = [(at, header.index(name)) for at, name in enumerate(file.columns) if name in header]
-    among = list(sent)
-    if key is not None and key in header and key not in file.columns:  # left out because it is empty
-        at_key = header.index(key)
-        among = [row for row in sent if not row.cells[at_key].strip()]
-    echoes: dict[object, list[int]] = defaultdict(list)
-    for index, echo in enumerate(file.records):
-        if echo.well_formed and columns:
-            echoes[tuple(_plain(echo.cells[at]) for at, _ in columns)].append(index)
-        elif not echo.well_formed:
-            echoes[_plain(format.delimiter.join(echo.cells))].append(index)
-    rows: dict[object, list[SentRow]] = defaultdict(list)
-    ragged = any(isinstance(value, str) for value in echoes)
-    for row in among:
-        cells = tuple(_plain(row.cells[column]) for _, column in columns)
-        if cells in echoes:
-            rows[cells].append(row)
-        if ragged and (text := format.delimiter.join(cells)) in echoes:
-            rows[text].append(row)
-    places: dict[int, Place] = {}
-    for value, indexes in echoes.items():
-        places.update(_pair(indexes, rows.get(value, []), file.records))
+    columns = [header.index(name) for name in file.columns if name in header]
+    known = [name in header for name in file.columns]
+    at_key = None
     if key is not None and key in file.columns and key in header:
-        left = [index for index in range(len(file.records)) if index not in places]
-        taken = {place.sent.row for place in places.values() if place.sent is not None}
-        places.update(_by_key(left, file, header.index(key), [row for row in sent if row.row not in taken], key))
-    return [places.get(index, Place(None)) for index in range(len(file.records))]
+        at_key = columns.index(header.index(key))
+    rows = _Rows(sent, columns, at_key, format.delimiter)
+    if all(known):
+        found = _search(file, rows)
+    else:  # a column of Marketo's own: its values could be anything, so only values that cannot shift are believed
+        found = [_Found() if rows.may_shift else _known_cells(echo, known, rows) for echo in file.records]
+    continues = _continuations(found, file)
+    places = _assign(found, continues, file.records)
+    if all(known):
+        _by_key(places, found, file, rows)
+    for index, one in enumerate(found):
+        if index in continues:
+            places[index] = Place(None, continues=True)
+        elif one.reason is not None and not one.by_cells:
+            places[index] = replace(places[index], reason=one.reason)
+    return places
 
 
-def _pair(indexes: list[int], rows: list[SentRow], records: Sequence[Echo]) -> dict[int, Place]:
-    """Echoes and rows that look alike. Certain when all of the rows came back and no choice between them matters."""
-    if not rows:
-        return {}
-    reasons = {records[index].reason for index in indexes}
-    alike = len({row.cells for row in rows}) == 1
-    if len(indexes) == len(rows) and (alike or len(reasons) == 1):
-        return {index: Place(row) for index, row in zip(indexes, rows, strict=True)}
-    return {index: Place(None, tuple(rows)) for index in indexes}
+@dataclass(eq=False, slots=True)
+class _Alike:
+    """Rows whose echoed values are the same."""
+
+    number: int
+    rows: list[SentRow] = field(default_factory=list)
 
 
-def _by_key(indexes: list[int], file: EchoFile, column: int, sent: list[SentRow], key: str) -> dict[int, Place]:
-    """By the key alone, where one row has it. In a ragged record only a first column is sure to stand in its place."""
-    at = file.columns.index(key)
+@dataclass(slots=True)
+class _Found:
+    """What may have become one record."""
+
+    by_cells: list[_Alike] = field(default_factory=list)
+    """As csv reads it."""
+    by_text: list[_Alike] = field(default_factory=list)
+    """As text without quotes, and not found as csv reads it."""
+    stop: int = 0
+    """Where the longest such text ends in the file."""
+    reason: str | None = None
+    """What stands after it."""
+    part: bool = False
+    """It may be the rest of a row's text after a line end: then it is no record."""
+
+
+class _Rows:
+    """The sent rows by their echoed values, and by the text they would be without quotes."""
+
+    def __init__(self, sent: Sequence[SentRow], columns: Sequence[int], at_key: int | None, delimiter: str) -> None:
+        self.delimiter, self.columns, self.at_key = delimiter, len(columns), at_key
+        self.by_cells: dict[tuple[str, ...], list[_Alike]] = defaultdict(list)
+        self.by_text: dict[str, list[_Alike]] = defaultdict(list)
+        self.shapes: dict[str, set[tuple[int, int]]] = defaultdict(set)
+        """(lines, delimiters of the last line) of the texts that have several lines, by their first line."""
+        self.delimiters: set[int] = set()
+        """How many delimiters the texts of one line have."""
+        self.may_shift = False
+        """Without quotes, a value of one column could be read as another's."""
+        alike: dict[tuple[str, ...], _Alike] = {}
+        for row in sent:
+            cells = tuple(_plain(row.cells[column]) for column in columns)
+            if cells not in alike:
+                alike[cells] = _Alike(len(alike))
+                self._add(alike[cells], cells)
+                if at_key is not None and not cells[at_key]:
+                    self.may_shift = True
+                    self._add(alike[cells], cells[:at_key] + cells[at_key + 1 :])
+            alike[cells].rows.append(row)
+
+    def _add(self, alike: _Alike, cells: tuple[str, ...]) -> None:
+        self.by_cells[cells].append(alike)
+        text = self.delimiter.join(cells)
+        self.by_text[text].append(alike)
+        first, *more = text.split("\n")
+        if more:
+            self.shapes[first].add((len(more) + 1, more[-1].count(self.delimiter)))
+        else:
+            self.delimiters.add(text.count(self.delimiter))
+        if more or '"' in text or text.count(self.delimiter) >= len(cells):
+            self.may_shift = True
+
+    def by_beginning(self) -> dict[str, set[_Alike]]:
+        """Rows by the values up to the key, of each of their lines."""
+        assert self.at_key is not None
+        beginnings: dict[str, set[_Alike]] = defaultdict(set)
+        for text, alike in self.by_text.items():
+            for line in text.split("\n"):
+                beginnings[self.delimiter.join(line.split(self.delimiter)[: self.at_key + 1])].update(alike)
+        return beginnings
+
+
+def _search(file: EchoFile, rows: _Rows) -> list[_Found]:
+    """For each record every row that may have become it, however it was written."""
+    found: list[_Found] = []
+    reached = at = 0
+    for echo in file.records:
+        while at < echo.at:  # lines that csv took for the rest of a quoted value may begin a row's text all the same
+            end = _line_end(file.text, at)
+            reached = max(reached, _long_text_stop(file.text, at, end, rows))
+            at = end + 1
+        one = _Found(list(rows.by_cells.get(tuple(map(_plain, echo.cells)), ())), part=echo.at < reached)
+        for alike, stop in _texts_at(file.text, echo.at, rows, one):
+            reached = max(reached, stop)
+            if alike not in one.by_cells and alike not in one.by_text:
+                one.by_text.append(alike)
+                one.stop = max(one.stop, stop)
+        if one.by_text:
+            one.reason = _rest_of_line(file.text, one.stop + 1, rows.delimiter)
+        at = max(at, _line_end(file.text, echo.at) + 1)
+        found.append(one)
+    return found
+
+
+def _texts_at(text: str, at: int, rows: _Rows, one: _Found) -> list[tuple[_Alike, int]]:
+    """Rows whose text stands here, followed by a reason; each with the end of its text."""
+    end = _line_end(text, at)
+    likely: list[tuple[_Alike, int]] = []
+    unlikely: list[tuple[_Alike, int]] = []
+    pieces = text[at:end].split(rows.delimiter)
+    for delimiters in rows.delimiters:
+        if delimiters + 1 < len(pieces):
+            whole = rows.delimiter.join(pieces[: delimiters + 1])
+            if whole in rows.by_text:
+                into = unlikely if _one_cell(text, at + len(whole) + 1, rows.delimiter) is None else likely
+                into += [(alike, at + len(whole)) for alike in rows.by_text[whole]]
+    for stop in _long_texts(text, at, end, rows):
+        likely += [(alike, stop) for alike in rows.by_text[text[at:stop]]]
+    # A reason with a delimiter in it is believed only where nothing else explains the record.
+    return likely or ([] if one.by_cells else unlikely)
+
+
+def _long_text_stop(text: str, at: int, end: int, rows: _Rows) -> int:
+    return max(_long_texts(text, at, end, rows), default=0)
+
+
+def _long_texts(text: str, at: int, end: int, rows: _Rows) -> list[int]:
+    """Ends of the texts of several lines that begin here."""
+    stops: list[int] = []
+    for lines, delimiters in rows.shapes.get(text[at:end], ()):
+        last = at
+        for _ in range(lines - 1):
+            last = _line_end(text, last) + 1
+        pieces = text[last : _line_end(text, last)].split(rows.delimiter) if last <= len(text) else []
+        if delimiters + 1 < len(pieces):
+            stop = last + len(rows.delimiter.join(pieces[: delimiters + 1]))
+            if text[at:stop] in rows.by_text:
+                stops.append(stop)
+    return stops
+
+
+def _known_cells(echo: Echo, known: Sequence[bool], rows: _Rows) -> _Found:
+    """The rows that have the record's values in the columns we know."""
+    if len(echo.cells) != len(known):
+        return _Found()
+    cells = tuple(_plain(cell) for cell, one in zip(echo.cells, known, strict=True) if one)
+    return _Found(list(rows.by_cells.get(cells, ())))
+
+
+def _continuations(found: Sequence[_Found], file: EchoFile) -> set[int]:
+    """Records that are the rest of the one before: a row's whole text with its line ends stands there."""
+    continues: set[int] = set()
+    reached = 0
+    for index, (one, echo) in enumerate(zip(found, file.records, strict=True)):
+        if echo.at < reached:
+            continues.add(index)
+        elif one.by_text and not one.by_cells and not one.part:
+            reached = one.stop
+    return continues
+
+
+def _assign(found: Sequence[_Found], continues: Collection[int], records: Sequence[Echo]) -> list[Place]:
+    """Records that may be the same rows. Certain when all of these came back and no choice between them matters."""
+    groups: dict[tuple[int, ...], list[int]] = defaultdict(list)
+    for index, one in enumerate(found):
+        if (one.by_cells or one.by_text) and not one.part and index not in continues:
+            groups[tuple(sorted(alike.number for alike in (*one.by_cells, *one.by_text)))].append(index)
+    places = [Place(None)] * len(records)
+    times: Counter[int] = Counter()
+    for indexes in groups.values():
+        one = found[indexes[0]]
+        rows = sorted((row for alike in (*one.by_cells, *one.by_text) for row in alike.rows), key=lambda row: row.row)
+        unsure = Place(None, tuple(rows))
+        sure = len(indexes) == len(rows) and (
+            len({row.cells for row in rows}) == 1
+            or len({found[index].reason or records[index].reason for index in indexes}) == 1
+        )
+        for position, index in enumerate(indexes):
+            places[index] = Place(rows[position]) if sure else unsure
+        if sure:
+            times.update(row.row for row in rows)
+    for index, place in enumerate(places):
+        if place.sent is not None and times[place.sent.row] > 1:
+            places[index] = Place(None)
+    return places
+
+
+def _by_key(places: list[Place], found: Sequence[_Found], file: EchoFile, rows: _Rows) -> None:
+    """What no row's content explains is placed by its key, where only one row has a line that begins so."""
+    if rows.at_key is None:
+        return
     wanted: dict[str, list[int]] = defaultdict(list)
-    for index in indexes:
-        echo = file.records[index]
-        if (echo.well_formed or at == 0) and at < len(echo.cells) and echo.cells[at].strip():
-            wanted[echo.cells[at]].append(index)
-    rows: dict[str, list[SentRow]] = defaultdict(list)
-    for row in sent:
-        if row.cells[column] in wanted:
-            rows[row.cells[column]].append(row)
-    return {
-        index: Place(rows[value][0])
-        for value, found in wanted.items()
-        if len(found) == 1 and len(rows[value]) == 1
-        for index in found
-    }
+    for index, (echo, one) in enumerate(zip(file.records, found, strict=True)):
+        explained = one.by_cells or one.by_text or one.part
+        if not explained and len(echo.cells) == rows.columns and echo.cells[rows.at_key]:
+            wanted[rows.delimiter.join(map(_plain, echo.cells[: rows.at_key + 1]))].append(index)
+    beginnings = rows.by_beginning() if wanted else {}
+    taken = {place.sent.row for place in places if place.sent is not None}
+    for beginning, indexes in wanted.items():
+        among = [row for alike in beginnings.get(beginning, ()) for row in alike.rows]
+        if len(indexes) == len(among) == 1 and among[0].row not in taken:
+            places[indexes[0]] = Place(among[0])
+
+
+def _line_end(text: str, at: int) -> int:
+    end = text.find("\n", at)
+    return end if end >= 0 else len(text)
+
+
+def _rest_of_line(text: str, at: int, delimiter: str) -> str:
+    """The reason, which nothing separates from a row's text but the row's text."""
+    cell = _one_cell(text, at, delimiter)
+    return cell if cell is not None else text[at : _line_end(text, at)]
+
+
+def _one_cell(text: str, at: int, delimiter: str) -> str | None:
+    """The one value, quoted or without delimiters, that stands from here to the end of the record; None if not so."""
+    if text.startswith('"', at):
+        quoted = _QUOTED_LAST_CELL.match(text, at)
+        return quoted[1].replace('""', '"') if quoted else None
+    rest = text[at : _line_end(text, at)]
+    return rest if delimiter not in rest else None
+
+
+_QUOTED_LAST_CELL = re.compile(r'"([^"]*+(?:""[^"]*+)*+)"(?=\n|\Z)')
 
 
 def _plain(value: str) -> str:

@@ -275,11 +275,13 @@ class Planner:
         """Runs of sound records go to chunks as a whole; what is not sound lies between them."""
         first = 0
         line = scan.first_line
-        extra_from = sorted(scan.extra_lines)
+        extra = sorted(scan.extra_lines.items(), reverse=True)
         for index in (*sorted(scan.problems), len(scan.stops)):
             if index > first:
                 self._fill(scan, first, index, line)
-            line += index - first + sum(scan.extra_lines[i] for i in extra_from if first <= i < index)
+            line += index - first
+            while extra and extra[-1][0] < index:
+                line += extra.pop()[1]
             if index < len(scan.stops):
                 start = scan.stops[index - 1] if index else 0
                 problem = scan.problems[index]
@@ -289,7 +291,9 @@ class Planner:
                     self._rows += 1
                     base = scan.base
                     self._reject(RejectedRow(self._rows, line, base + start, base + scan.stops[index], problem))
-                line += 1 + scan.extra_lines.get(index, 0)
+                line += 1
+                if extra and extra[-1][0] == index:
+                    line += extra.pop()[1]
             first = index + 1
 
     def _reject(self, rejected: RejectedRow) -> None:

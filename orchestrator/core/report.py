@@ -18,6 +18,9 @@ from orchestrator.core.locate import EchoFile, SentRow, locate
 from orchestrator.core.model import BatchId, ChunkRecord, Format, Load, Offer, State, Totals
 from orchestrator.errors import BooksDoNotBalance
 
+CANDIDATES_MAX = 20
+"""Rows named for a record that could be one of several: thousands of equal rows are not listed once for each."""
+
 Kind = Literal["failure", "warning", "rejected"]
 
 
@@ -139,14 +142,16 @@ def rows_of_chunk(
             if file is not None:
                 places = locate(file, header, sent, key, format)
                 for echo, place in zip(file.records, places, strict=True):
+                    if place.continues:
+                        continue
                     cells = place.sent.cells if place.sent else _in_order(file, echo.cells, header)
                     found.append(
                         ReportRow(
                             kind=kind,
-                            reason=echo.reason,
+                            reason=echo.reason if place.reason is None else place.reason,
                             source_row=place.sent.row if place.sent else None,
                             source_line=place.sent.line if place.sent else None,
-                            candidates=tuple(row.row for row in place.candidates),
+                            candidates=tuple(row.row for row in place.candidates[:CANDIDATES_MAX]),
                             chunk=record.chunk.number,
                             batch_id=offer.batch_id if offer else None,
                             attempt=offer.attempt if offer else None,

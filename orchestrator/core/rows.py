@@ -183,7 +183,7 @@ class RowScanner:
             and min(lengths) > 1
             and max(lengths) < self._max
             and (b"\r" not in run or run.count(b"\r") == run.count(b"\r\n") + run.endswith(b"\r"))
-            and _is_utf8(run)
+            and _encoding_problem(run) is None
         )
         if not sound:
             for index, line in enumerate(lines, first):
@@ -218,13 +218,11 @@ class RowScanner:
         if len(record) > self._max:
             return too_large(len(record), self._max)
         if cells != self._cells:
-            return f"{cells} cells where the header has {self._cells}"
-        if not _is_utf8(record):
-            return "it is not UTF-8"
-        return None
+            return self._count_problem(cells)
+        return _encoding_problem(record)
 
     def _cells_problem(self, data: bytes, start: int, end: int) -> str | None:
-        return None if _is_utf8(data[start:end]) else "it is not UTF-8"
+        return _encoding_problem(data[start:end])
 
     def _walk(self, data: bytes, at: int, final: bool) -> tuple[int | None, str | None]:
         """csv's state machine over one record that is not sound: where it ends (None: not yet), what is wrong."""
@@ -258,7 +256,9 @@ class RowScanner:
         return None, problem
 
     def _count_problem(self, cells: int) -> str | None:
-        return None if cells == self._cells else f"{cells} cells where the header has {self._cells}"
+        if cells == self._cells:
+            return None
+        return f"{cells} {'cell' if cells == 1 else 'cells'} where the header has {self._cells}"
 
     def _unclosed(self, line: int, row: int, start: int) -> UnclosedQuote:
         return UnclosedQuote(
@@ -311,11 +311,11 @@ class _Skip:
         return None
 
 
-def _is_utf8(data: bytes) -> bool:
+def _encoding_problem(data: bytes) -> str | None:
     if data.isascii():
-        return True
+        return None
     try:
         data.decode()
-    except UnicodeDecodeError:
-        return False
-    return True
+    except UnicodeDecodeError as error:
+        return f"byte {error.start + 1:,} of the row (0x{data[error.start]:02X}) is not UTF-8"
+    return None

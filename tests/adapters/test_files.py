@@ -1,0 +1,276 @@
+"""The source's bytes and our own folders, on real files."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import stat
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import anyio
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from orchestrator.adapters import files
+from orchestrator.adapters.files import ChunkBytes, fingerprint_file, plan_file, private_folder, read_spans
+from orchestrator.core.model import Chunk, Fingerprint, Format, Plan, SourceFile
+from orchestrator.core.plan import Planner
+from orchestrator.errors import EmptySource, MissingLookupColumn, NotText, SourceChanged, SourceMissing
+
+SOURCE = b"email,n\n" + b"".join(b"%d@x,%d\n" % (row, row) for row in range(1, 41))
+
+
+@contextlib.contextmanager
+def no_umask() -> Iterator[None]:
+    """Modes must come from us, not from the luck of a strict umask."""
+    before = os.umask(0)
+    try:
+        yield
+    finally:
+        os.umask(before)
+
+
+def planned(path: Path, budget: int = 1_000) -> tuple[SourceFile, Plan]:
+    return plan_file(path, format=None, budget=budget, lookup_field="email", keep_rejected=10)
+
+
+def sent(path: Path, plan: Plan, chunk: Chunk) -> tuple[bytes, Exception | None]:
+    """What a server would have got, and how the body ended."""
+    got: list[bytes] = []
+
+    async def send() -> None:
+        async for piece in ChunkBytes(path, plan.header, chunk):
+            got.append(piece)
+
+    try:
+        anyio.run(send)
+    except (SourceChanged, SourceMissing) as error:
+        return b"".join(got), error
+    return b"".join(got), None
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    path = tmp_path / "leads.csv"
+    path.write_bytes(SOURCE)
+    return path
+
+
+# --- what is sent -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("block_bytes", [1, 7, 64, 1 << 20])
+def test_a_chunk_is_sent_as_it_was_planned_and_as_often_as_asked(
+    source: Path, monkeypatch: pytest.MonkeyPatch, block_bytes: int
+) -> None:
+    """After a renewed token the same body is sent once more; its length was announced before."""
+    monkeypatch.setattr(files, "BLOCK_BYTES", block_bytes)
+    _, plan = planned(source, budget=100)
+    assert len(plan.chunks) > 3
+    for chunk in plan.chunks:
+        body = ChunkBytes(source, plan.header, chunk)
+        expected = b"email,n\n" + b"".join(SOURCE[span.start : span.stop] for span in chunk.spans)
+        assert body.size_bytes == len(expected)
+
+        async def twice(body: ChunkBytes = body) -> list[bytes]:
+            return [b"".join([piece async for piece in body]) for _ in range(2)]
+
+        assert anyio.run(twice) == [expected, expected]
+        assert read_spans(source, plan.header, chunk.spans) == expected
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data(), block_bytes=st.sampled_from([1, 5, 40, 1 << 20]))
+def test_a_body_with_other_bytes_is_never_complete(
+    source: Path, monkeypatch: pytest.MonkeyPatch, data: st.DataObject, block_bytes: int
+) -> None:
+    """An incomplete body is refused and imports nothing; a complete one with other rows cannot be taken back."""
+    monkeypatch.setattr(files, "BLOCK_BYTES", block_bytes)
+    source.write_bytes(SOURCE)
+    _, plan = planned(source, budget=100)
+    chunk = data.draw(st.sampled_from(plan.chunks))
+    ours = [*range(plan.header.stop), *(at for span in chunk.spans for at in range(span.start, span.stop))]
+    at = data.draw(st.sampled_from(ours))
+    changed = bytearray(SOURCE)
+    if data.draw(st.booleans()):
+        changed[at] ^= data.draw(st.integers(1, 255))
+    else:
+        del changed[at:]
+    source.write_bytes(changed)
+    got, error = sent(source, plan, chunk)
+    assert isinstance(error, SourceChanged)
+    assert f"chunk {chunk.number}, rows {chunk.first_row} to {chunk.last_row}" in error.message
+    assert len(got) < chunk.size_bytes
+
+
+def test_rows_that_moved_are_never_complete(source: Path) -> None:
+    """One row written in front, and every chunk would hold other rows."""
+    _, plan = planned(source, budget=100)
+    source.write_bytes(SOURCE.replace(b"email,n\n", b"email,n\n0@x,0\n"))
+    for chunk in plan.chunks:
+        got, error = sent(source, plan, chunk)
+        assert isinstance(error, SourceChanged)
+        assert len(got) < chunk.size_bytes
+
+
+@pytest.mark.parametrize("change", ["content", "length"])
+def test_a_change_while_it_is_sent_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str) -> None:
+    """An upload takes seconds: the hash is of the bytes that went out, not of the file before."""
+    monkeypatch.setattr(files, "BLOCK_BYTES", 1_000)
+    path, content = tmp_path / "leads.csv", b"email,n\n" + b"a@x,1\n" * 20_000
+    path.write_bytes(content)
+    _, plan = planned(path, budget=200_000)
+    chunk, got = plan.chunks[0], bytearray()
+    assert chunk.size_bytes == len(content)
+
+    def change_it() -> None:
+        path.write_bytes(content[:50_000] if change == "length" else content[:-2] + b"2\n")
+
+    async def send() -> None:
+        async for piece in ChunkBytes(path, plan.header, chunk):
+            if not got:
+                change_it()
+            got.extend(piece)
+
+    with pytest.raises(SourceChanged):
+        anyio.run(send)
+    assert 0 < len(got) < chunk.size_bytes
+
+
+@pytest.mark.parametrize("instead", ["nothing", "a folder"])
+def test_a_source_that_is_gone_is_said_and_nothing_is_sent(source: Path, instead: str) -> None:
+    """Code 66, and not a body of zero bytes."""
+    _, plan = planned(source)
+    source.unlink()
+    if instead == "a folder":
+        source.mkdir()
+    got, error = sent(source, plan, plan.chunks[0])
+    assert got == b""
+    assert isinstance(error, SourceMissing)
+    assert str(source) in error.message
+
+
+def test_rows_added_at_the_end_do_not_spoil_what_was_planned(source: Path) -> None:
+    """Only what was hashed is sent; the new rows belong to another load."""
+    _, plan = planned(source)
+    source.write_bytes(SOURCE + b"41@x,41\n")
+    assert sent(source, plan, plan.chunks[0]) == (SOURCE, None)
+
+
+def test_a_chunk_of_another_hash_is_not_complete_even_in_one_piece(source: Path) -> None:
+    """The last piece is withheld however few there are."""
+    _, plan = planned(source)
+    got, error = sent(source, plan, replace(plan.chunks[0], sha256="0" * 64))
+    assert isinstance(error, SourceChanged)
+    assert len(got) < len(SOURCE)
+
+
+# --- what is planned --------------------------------------------------------------------------------------
+
+
+def test_a_plan_knows_its_source(source: Path) -> None:
+    """A resumed load finds its file by these."""
+    file, plan = planned(source)
+    status = source.stat()
+    assert file == SourceFile(str(source), len(SOURCE), status.st_mtime_ns, status.st_ino)
+    assert plan.fingerprint == Fingerprint(len(SOURCE), hashlib.sha256(SOURCE).hexdigest())
+    assert (plan.format, plan.rows, len(plan.chunks)) == (Format.CSV, 40, 1)
+
+
+@pytest.mark.parametrize("size", [0, 1, (1 << 20) - 1, 1 << 20, (1 << 20) + 1, 3 << 20])
+def test_a_fingerprint_is_the_size_and_the_sha256_of_the_file(tmp_path: Path, size: int) -> None:
+    """People compare it with what sha256sum says."""
+    content = os.urandom(size)
+    path = tmp_path / "any"
+    path.write_bytes(content)
+    assert fingerprint_file(path) == Fingerprint(size, hashlib.sha256(content).hexdigest())
+
+
+@pytest.mark.parametrize("what", ["missing", "folder", "fifo", "dangling link", "under a file", "unreadable"])
+def test_what_is_not_a_readable_file_is_said_at_once(tmp_path: Path, what: str) -> None:
+    """Code 66; a FIFO without a writer would hang the load for ever."""
+    path = tmp_path / "leads.csv"
+    if what == "folder":
+        path.mkdir()
+    elif what == "fifo":
+        os.mkfifo(path)
+    elif what == "dangling link":
+        path.symlink_to(tmp_path / "nowhere")
+    elif what == "under a file":
+        path.write_bytes(SOURCE)
+        path = path / "leads.csv"
+    elif what == "unreadable":
+        if os.geteuid() == 0:
+            pytest.skip("root may read everything")
+        path.write_bytes(SOURCE)
+        path.chmod(0)
+    for read in (planned, fingerprint_file):
+        with pytest.raises(SourceMissing) as caught:
+            read(path)
+        assert caught.value.exit_code == 66
+        assert str(path) in caught.value.message
+        assert caught.value.remedy
+
+
+@pytest.mark.parametrize("change", ["it grew", "it was written again"])
+def test_a_source_that_changes_while_it_is_planned_is_refused(
+    source: Path, monkeypatch: pytest.MonkeyPatch, change: str
+) -> None:
+    """An export that still runs: half of it would be loaded and called done."""
+
+    class Meanwhile(Planner):
+        def feed(self, block: bytes) -> None:
+            super().feed(block)
+            if change == "it grew" and source.stat().st_size == len(SOURCE):
+                with source.open("ab") as file:
+                    file.write(b"41@x,41\n")
+            elif change == "it was written again":
+                os.utime(source, ns=(1, 1))
+
+    monkeypatch.setattr(files, "Planner", Meanwhile)
+    monkeypatch.setattr(files, "BLOCK_BYTES", 400)
+    with pytest.raises(SourceChanged, match="while it was read"):
+        planned(source)
+
+
+@pytest.mark.parametrize(
+    ("content", "error"),
+    [(b"", EmptySource), (b"\x1f\x8b\x08\0\0\0\0\0\0", NotText), (b"mail,n\na@x,1\n", MissingLookupColumn)],
+)
+def test_what_is_wrong_with_a_source_names_the_file(tmp_path: Path, content: bytes, error: type[Exception]) -> None:
+    """Among several sources it must be clear which one."""
+    path = tmp_path / "export of monday.csv"
+    path.write_bytes(content)
+    with pytest.raises(error, match=r"^export of monday\.csv: "):
+        planned(path)
+
+
+def test_a_source_is_never_modified(source: Path) -> None:
+    """It is the user's, and the only copy."""
+    source.chmod(0o400)
+    before = source.stat()
+    _, plan = planned(source, budget=100)
+    for chunk in plan.chunks:
+        sent(source, plan, chunk)
+    fingerprint_file(source)
+    after = source.stat()
+    assert source.read_bytes() == SOURCE
+    assert (after.st_mtime_ns, after.st_ino, after.st_mode) == (before.st_mtime_ns, before.st_ino, before.st_mode)
+
+
+# --- our own folders --------------------------------------------------------------------------------------
+
+
+def test_folders_that_we_make_can_be_looked_into_by_their_owner_only(tmp_path: Path) -> None:
+    """Reports hold lead data, and so does their way there."""
+    theirs = tmp_path / "shared"
+    theirs.mkdir(mode=0o755)
+    with no_umask():
+        private_folder(theirs / "a" / "b")
+        private_folder(theirs / "a" / "b")
+    assert [stat.S_IMODE(path.stat().st_mode) for path in (theirs / "a", theirs / "a" / "b")] == [0o700, 0o700]
+    assert stat.S_IMODE(theirs.stat().st_mode) == 0o755

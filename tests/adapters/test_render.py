@@ -1,0 +1,546 @@
+"""The report's five files, written from real sources and real result files."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import stat
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from orchestrator.adapters.files import plan_file
+from orchestrator.adapters.render import COLUMNS, FORMULA_STARTS, Written, harmless, write_report
+from orchestrator.core.model import (
+    BatchId,
+    ChunkRecord,
+    CollectedFile,
+    Counts,
+    Load,
+    LoadId,
+    Offer,
+    Plan,
+    Standing,
+    State,
+    Target,
+)
+
+FAILURE, WARNING = "Import Failure Reason", "Import Warning Reason"
+NAMES = {"report.csv", "report.jsonl", "report.json", "report.html", "retry.csv"}
+
+
+@dataclass
+class Case:
+    """One finished load: its source on disk, its plan, and what Marketo said of each chunk."""
+
+    folder: Path
+    load: Load
+    plan: Plan
+    records: list[ChunkRecord] = field(default_factory=list)
+
+    @property
+    def source(self) -> Path:
+        return Path(self.load.source.path)
+
+    def settle(
+        self,
+        number: int,
+        failures: str = "",
+        warnings: str = "",
+        status: Literal["Complete", "Failed"] = "Complete",
+        counts: Counts | None = None,
+        message: str = "",
+    ) -> None:
+        """Chunk `number` has ended with these result files (without their header; `|` stands for the delimiter)."""
+        delimiter, chunk = self.plan.format.delimiter, self.plan.chunks[number - 1]
+        files: list[CollectedFile | None] = []
+        for name, column, content in (("failures", FAILURE, failures), ("warnings", WARNING, warnings)):
+            path = self.folder / f"{number}.{name}"
+            header = delimiter.join([*self.load.header.fields, column])
+            path.write_bytes(f"{header}\n{content}".replace("|", delimiter).encode())
+            files.append(CollectedFile(str(path), content.count("\n")) if content else None)
+        failed, warned = failures.count("\n"), warnings.count("\n")
+        offer = Offer(
+            attempt=1,
+            offered_at=1.0,
+            slot=1,
+            batch_id=BatchId(100 + number),
+            accepted_at=2.0,
+            ended_at=3.0,
+            status=status,
+            counts=counts or Counts(chunk.rows - failed, failed, warned),
+            message=message,
+            collected_at=4.0,
+            failures=files[0],
+            warnings=files[1],
+        )
+        standing = Standing(self.load.id, chunk.number, chunk.rows, State.SETTLED, attempts=1, offer=offer)
+        self.records[number - 1] = ChunkRecord(chunk, standing, (offer,))
+
+    def write(self, to: str = "report", records: Any = None) -> Written:
+        return write_report(
+            load=self.load,
+            records=records or (lambda: self.records),
+            rejected=self.plan.rejected,
+            folder=self.folder / to,
+            calls={"import": 2},
+            started_at=1.0,
+            finished_at=61.0,
+            exit_code=3,
+        )
+
+    def read(self, name: str) -> bytes:
+        return (self.folder / "report" / name).read_bytes()
+
+    def table(self) -> list[list[str]]:
+        return list(csv.reader(io.StringIO(self.read("report.csv").decode(), newline="")))
+
+    def lines(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self.read("report.jsonl").decode().splitlines()]
+
+
+def a_case(folder: Path, content: bytes, name: str = "leads.csv", budget: int = 1_000, key: str = "email") -> Case:
+    path = folder / name
+    path.write_bytes(content)
+    file, plan = plan_file(path, format=None, budget=budget, lookup_field=key, keep_rejected=1_000)
+    load = Load(
+        id=LoadId("abcdef012345"),
+        subscription="host",
+        source=file,
+        fingerprint=plan.fingerprint,
+        format=plan.format,
+        header=plan.header,
+        target=Target(lookup_field=key),
+        budget=budget,
+        rows=plan.rows,
+        rejected=plan.rejected_rows,
+        chunks=len(plan.chunks),
+        on_doubt="resend",
+        report_dir=str(folder / "report"),
+        collected_dir=str(folder),
+        created_at=1.0,
+    )
+    case = Case(folder, load, plan)
+    case.records = [
+        ChunkRecord(chunk, Standing(load.id, chunk.number, chunk.rows, State.PLANNED), ()) for chunk in plan.chunks
+    ]
+    return case
+
+
+# --- report.csv and report.jsonl --------------------------------------------------------------------------
+
+
+def test_each_failed_and_warned_row_stands_in_one_merged_table(tmp_path: Path) -> None:
+    """This is what the load is judged by: every row that needs somebody, where it stands, and why."""
+    case = a_case(tmp_path, b'email,n\na@x,1\nb@x,"2\n2"\nc@x,3\nd@x,4\n', budget=30)
+    assert len(case.plan.chunks) == 2
+    assert case.plan.chunks[0].rows == 2
+    case.settle(1, failures='b@x|"2\n2"|bad\n', counts=Counts(1, 1, 0))
+    case.settle(2, failures="c@x|3|bad\n", warnings="d@x|4|odd\n")
+    written = case.write()
+    assert case.table() == [
+        [*COLUMNS, "email", "n"],
+        ["failure", "bad", "2", "3", "1", "101", "1", "b@x", "2\n2"],
+        ["failure", "bad", "3", "5", "2", "102", "1", "c@x", "3"],
+        ["warning", "odd", "4", "6", "2", "102", "1", "d@x", "4"],
+    ]
+    assert written.reasons == (("failure", "bad", 2), ("warning", "odd", 1))
+    assert (written.rows, written.discrepancies, written.undecoded) == (3, (), 0)
+    summary = json.loads(case.read("report.json"))
+    assert summary["totals"] == {
+        "rows": 4,
+        "imported": 2,
+        "failed": 2,
+        "warned": 1,
+        "rejected": 0,
+        "unsent": 0,
+        "unknown": 0,
+    }
+    assert (summary["schema"], summary["exit_code"], summary["load_id"]) == (1, 3, "abcdef012345")
+    assert [batch["batch_id"] for batch in summary["batches"]] == [101, 102]
+
+
+def test_a_column_that_bears_one_of_our_names_is_told_apart(tmp_path: Path) -> None:
+    """`reason` of a lead and the reason of its failure must not be one column to whoever reads by name."""
+    case = a_case(tmp_path, b"reason,email,chunk\nwhy not,a@x,9\n")
+    case.settle(1, failures="why not|a@x|9|bad\n")
+    case.write()
+    (row,) = csv.DictReader(io.StringIO(case.read("report.csv").decode(), newline=""))
+    assert (row["reason"], row["source.reason"], row["source.chunk"], row["chunk"]) == ("bad", "why not", "9", "1")
+    assert case.lines()[0]["row"] == {"reason": "why not", "email": "a@x", "chunk": "9"}
+
+
+def test_a_name_that_was_told_apart_does_not_meet_one_that_was_there(tmp_path: Path) -> None:
+    """A report of a report has both; two columns of one name are one to most readers."""
+    case = a_case(tmp_path, b"reason,email,source.reason\n1,a@x,2\n")
+    case.settle(1, failures="1|a@x|2|bad\n")
+    case.write()
+    header = case.table()[0]
+    assert len(set(header)) == len(header)
+
+
+HOSTILE = ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1", '=cmd|"/c calc"!A1', "plain", "", "'", "a=1", "é😀", "a\nb"]
+
+
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(rows=st.lists(st.lists(st.sampled_from(HOSTILE), min_size=2, max_size=2), min_size=1, max_size=8))
+def test_no_cell_of_the_table_runs_and_none_of_the_lines_is_altered(tmp_path: Path, rows: list[list[str]]) -> None:
+    """Leads are typed in by strangers; who opens their failures in a spreadsheet must not run what they typed."""
+    header = ["email", "n", "=evil()"]
+    records = [[f"{number}@x", *row] for number, row in enumerate(rows)]
+    out = io.StringIO(newline="")
+    csv.writer(out, quoting=csv.QUOTE_ALL).writerows([["email", "=n", "@evil"], *records])
+    header = ["email", "=n", "@evil"]
+    case = a_case(tmp_path, out.getvalue().encode(), budget=100_000)
+    echo = io.StringIO(newline="")
+    csv.writer(echo, quoting=csv.QUOTE_ALL, lineterminator="\n").writerows([*record, "=bad()"] for record in records)
+    case.settle(1, failures=echo.getvalue().replace("|", "\0"), counts=Counts(0, len(rows), 0))
+    path = tmp_path / "1.failures"
+    path.write_bytes(path.read_bytes().replace(b"\0", b"|"))
+    case.write()
+    table, lines = case.table(), case.lines()
+    assert not [cell for record in table for cell in record if cell.startswith(FORMULA_STARTS)]
+    assert table[0] == [*COLUMNS, "email", "'=n", "'@evil"]
+    assert [record[len(COLUMNS) :] for record in table[1:]] == [[harmless(cell) for cell in row] for row in records]
+    assert [line["row"] for line in lines] == [dict(zip(header, record, strict=True)) for record in records]
+    assert {line["reason"] for line in lines} == {"=bad()"}
+    assert list(csv.reader(io.StringIO(case.read("retry.csv").decode(), newline=""))) == [header, *records]
+
+
+def test_rejected_rows_stand_where_they_stand_in_the_source(tmp_path: Path) -> None:
+    """Whoever goes through the source goes through it once."""
+    rows = [b"%d@x,%d\n" % (row, row) for row in range(1, 13)]
+    for bad in (1, 4, 7, 12):
+        rows[bad - 1] = b"%d@x\n" % bad
+    case = a_case(tmp_path, b"email,n\n" + b"".join(rows), budget=36)
+    assert len(case.plan.chunks) > 1
+    for chunk in case.plan.chunks:
+        inside = [row for row in range(chunk.first_row, chunk.last_row + 1) if row not in (1, 4, 7, 12)]
+        case.settle(chunk.number, failures="".join(f"{row}@x|{row}|bad\n" for row in reversed(inside)))
+    case.write()
+    found = [(record[0], int(record[2]), int(record[3])) for record in case.table()[1:]]
+    assert found == [("rejected" if row in (1, 4, 7, 12) else "failure", row, row + 1) for row in range(1, 13)]
+    assert b"4@x" not in case.read("retry.csv")
+
+
+def test_every_record_of_the_table_has_all_columns(tmp_path: Path) -> None:
+    """Rejected rows are those with another number of cells: strict readers refuse a table that repeats that."""
+    content = b"email,b,c\na@x\nb@x,1,2,3\nc@x,1,2\n" + b"x" * 200 + b",1,2\n"
+    case = a_case(tmp_path, content, budget=100)
+    assert case.plan.rejected_rows == 3
+    case.settle(1)
+    case.write()
+    assert {len(record) for record in case.table()} == {len(COLUMNS) + 3}
+
+
+def test_a_row_with_a_carriage_return_alone_is_reported_like_any_rejected_row(tmp_path: Path) -> None:
+    """Python's csv refuses to read such a row: the report must not die of the very row it has to tell of."""
+    case = a_case(tmp_path, b"email,n\na@x,1\rb@x,2\nc@x,3\n")
+    assert case.plan.rejected_rows == 1
+    case.settle(1)
+    case.write()
+    assert [record[:3] for record in case.table()[1:]] == [["rejected", case.plan.rejected[0].reason, "1"]]
+
+
+@pytest.mark.parametrize("bad", [b'a"b@x,1\n', b'"a@x"b,1\n', b"a@x,\xff\n", b"a@x,1,2\n", b"a@x\n"])
+def test_a_row_that_cannot_be_sent_is_told_with_its_reason(tmp_path: Path, bad: bytes) -> None:
+    """It is the only trace of a lead that Marketo has never seen."""
+    case = a_case(tmp_path, b"email,n\n" + bad + b"c@x,3\n")
+    assert case.plan.rejected_rows == 1
+    case.settle(1)
+    written = case.write()
+    assert [(line["kind"], line["source_row"], line["source_line"]) for line in case.lines()] == [("rejected", 1, 2)]
+    assert (written.totals.rejected, written.totals.imported) == (1, 1)
+
+
+# --- retry.csv --------------------------------------------------------------------------------------------
+
+ROWS = [b"a@x,1", b'b@x,"2, ""two"""', b'c@x,"3\r\nthree"', b"d@x, 4 ", '"e@x",é😀'.encode(), b'f@x,"=6"']
+
+
+@pytest.mark.parametrize("end", [b"\n", b"\r\n"])
+@pytest.mark.parametrize("bom", [b"", b"\xef\xbb\xbf"])
+@pytest.mark.parametrize("failed", [(0,), (2,), (5,), (1, 3, 5), tuple(range(6))])
+def test_what_is_tried_again_is_byte_for_byte_what_stood_in_the_source(
+    tmp_path: Path, end: bytes, bom: bytes, failed: tuple[int, ...]
+) -> None:
+    """A row that is written anew is another row: quotes, blanks and line ends included."""
+    case = a_case(tmp_path, bom + b'email,"n"' + end + end.join(ROWS), budget=40)
+    assert len(case.plan.chunks) > 2
+    for chunk in case.plan.chunks:
+        ours = [row for row in failed if chunk.first_row <= row + 1 <= chunk.last_row]
+        echo = io.StringIO(newline="")
+        parsed = [next(csv.reader(io.StringIO(ROWS[row].decode(), newline=""))) for row in ours]
+        csv.writer(echo, lineterminator="\n").writerows([*cells, "bad"] for cells in parsed)
+        case.settle(chunk.number, failures=echo.getvalue(), counts=Counts(chunk.rows - len(ours), len(ours), 0))
+    written = case.write()
+    expected = b'email,"n"' + end + b"".join(ROWS[row] + (b"\n" if row == 5 else end) for row in failed)
+    assert case.read("retry.csv") == expected
+    assert written.totals.failed == len(failed)
+    assert written.discrepancies == ()
+
+
+@pytest.mark.parametrize("name", ["leads.tsv", "leads.ssv"])
+def test_what_is_tried_again_is_in_the_format_of_the_source(tmp_path: Path, name: str) -> None:
+    """It is loaded again by the same command with the same --format."""
+    delimiter = {"leads.tsv": b"\t", "leads.ssv": b";"}[name]
+    case = a_case(tmp_path, b"email|n\na@x|1,5\nb@x|2,5\n".replace(b"|", delimiter), name)
+    case.settle(1, failures="b@x|2,5|bad\n")
+    case.write()
+    assert case.read("retry.csv") == b"email|n\nb@x|2,5\n".replace(b"|", delimiter)
+
+
+def test_warned_and_rejected_rows_are_not_tried_again(tmp_path: Path) -> None:
+    """The one is imported already, the other fails again as it stands."""
+    case = a_case(tmp_path, b"email,n\na@x,1\nb@x\nc@x,3\n")
+    case.settle(1, failures="c@x|3|bad\n", warnings="a@x|1|odd\n")
+    case.write()
+    assert case.read("retry.csv") == b"email,n\nc@x,3\n"
+
+
+def test_a_batch_that_failed_as_a_whole_is_listed_and_tried_again_whole(tmp_path: Path) -> None:
+    """Marketo names none of its rows."""
+    case = a_case(tmp_path, b"email,n\na@x,1\nb@x,2\n")
+    case.settle(1, status="Failed", counts=Counts(0, 0, 0), message="system error")
+    case.write()
+    assert [record[1:3] for record in case.table()[1:]] == [
+        ["the whole batch failed: system error", "1"],
+        ["the whole batch failed: system error", "2"],
+    ]
+    assert case.read("retry.csv") == case.source.read_bytes()
+
+
+def test_a_failed_row_that_cannot_be_found_is_missed_aloud(tmp_path: Path) -> None:
+    """Who loads retry.csv must know that it is not all of them."""
+    case = a_case(tmp_path, b"email,n\na@x,1\n")
+    case.settle(1, failures="nobody@x|1|bad\n")
+    written = case.write()
+    assert case.read("retry.csv") == b"email,n\n"
+    assert case.table()[1][2:4] == ["", ""]
+    assert any("1 failed rows could not be found" in note for note in written.discrepancies)
+
+
+def test_rows_that_were_counted_and_not_named_are_missed_aloud(tmp_path: Path) -> None:
+    """The counts rule: a file that says less does not make the failures fewer."""
+    case = a_case(tmp_path, b"email,n\na@x,1\nb@x,2\nc@x,3\n")
+    case.settle(1, failures="a@x|1|bad\n", counts=Counts(1, 2, 0))
+    written = case.write()
+    assert (written.totals.failed, written.undecoded) == (2, 1)
+    assert any("1 rows that its files do not name" in note for note in written.discrepancies)
+
+
+@pytest.mark.parametrize("status", ["Complete", "Failed"])
+def test_a_very_long_value_does_not_cost_the_report(tmp_path: Path, status: Literal["Complete", "Failed"]) -> None:
+    """One lead with a note of 200 KB, and nobody would learn what became of a million others."""
+    content = b"email,n\na@x," + b"x" * 200_000 + b"\nb@x,2\n"
+    case = a_case(tmp_path, content, budget=9_500_000)
+    counts = Counts(0, 2, 0) if status == "Failed" else Counts(1, 1, 0)
+    case.settle(1, failures="b@x|2|bad\n", status=status, counts=counts)
+    case.write()
+    assert b"b@x,2\n" in case.read("retry.csv")
+
+
+# --- the source is not what it was ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("what", ["deleted", "other rows", "shorter", "a folder"])
+def test_without_its_source_the_report_is_written_all_the_same(tmp_path: Path, what: str) -> None:
+    """The source is often moved away as soon as the load ends; the reasons and the counts must survive that."""
+    case = a_case(tmp_path, b"email,n\na@x,1\nbroken\nc@x,3\n")
+    case.settle(1, failures="c@x|3|bad\n")
+    case.source.unlink()
+    if what == "other rows":
+        case.source.write_bytes(b"email,n\nz@x,9\nsecret\ny@x,8\n")
+    elif what == "shorter":
+        case.source.write_bytes(b"email,n\n")
+    elif what == "a folder":
+        case.source.mkdir()
+    written = case.write()
+    assert (written.totals.imported, written.totals.failed, written.totals.rejected) == (1, 1, 1)
+    assert [(line["kind"], line["source_row"]) for line in sorted(case.lines(), key=lambda line: line["kind"])] == [
+        ("failure", None),
+        ("rejected", 2),
+    ]
+    assert any("source" in note for note in written.discrepancies)
+    assert any("not in retry.csv" in note for note in written.discrepancies)
+    assert b"source" in case.read("report.html")
+
+
+def test_nothing_of_another_file_gets_into_the_report(tmp_path: Path) -> None:
+    """Yesterday's report written again would show today's leads under yesterday's reasons."""
+    before, after = b"email,n\na@x,1\nbroken\nc@x,3\n", b"phone,m\nz@x,9\nsecret\ny@x,8\n"
+    case = a_case(tmp_path, before)
+    case.settle(1, failures="c@x|3|bad\n")
+    case.source.write_bytes(after)
+    os.utime(case.source, ns=(case.load.source.mtime_ns + 10**9,) * 2)
+    case.write()
+    for name in NAMES:
+        for theirs in (b"phone", b"z@x", b"secret", b"y@x"):
+            assert theirs not in case.read(name), name
+    assert case.read("retry.csv") == b"email,n\n"
+
+
+def test_a_chunk_that_still_stands_as_it_was_sent_is_told_in_full(tmp_path: Path) -> None:
+    """One changed row at the end of a file must not cost the places of all others."""
+    case = a_case(tmp_path, b"email,n\na@x,1\nb@x,2\nc@x,3\nd@x,4\n", budget=21)
+    assert len(case.plan.chunks) == 2
+    case.settle(1, failures="b@x|2|bad\n")
+    case.settle(2, failures="d@x|4|bad\n")
+    case.source.write_bytes(b"email,n\na@x,1\nb@x,2\nc@x,3\nd@x,5\n")
+    case.write()
+    assert [record[2] for record in case.table()[1:]] == ["2", ""]
+    assert case.read("retry.csv") == b"email,n\nb@x,2\n"
+
+
+def test_a_result_file_that_is_gone_costs_its_rows_and_not_the_report(tmp_path: Path) -> None:
+    """The counts are in the ledger."""
+    case = a_case(tmp_path, b"email,n\na@x,1\n")
+    case.settle(1, failures="a@x|1|bad\n")
+    (tmp_path / "1.failures").unlink()
+    assert case.write().totals.failed == 1
+    assert len(case.table()) == 1
+
+
+# --- how it is written ------------------------------------------------------------------------------------
+
+
+def test_only_the_owner_can_look_into_a_report(tmp_path: Path) -> None:
+    """It holds lead data."""
+    case = a_case(tmp_path, b"email,n\na@x,1\n")
+    case.settle(1, failures="a@x|1|bad\n")
+    before = os.umask(0)
+    try:
+        case.write("reports/today")
+    finally:
+        os.umask(before)
+    made = tmp_path / "reports"
+    assert [stat.S_IMODE(path.stat().st_mode) for path in (made, made / "today")] == [0o700, 0o700]
+    assert {path.name: stat.S_IMODE(path.stat().st_mode) for path in (made / "today").iterdir()} == dict.fromkeys(
+        NAMES, 0o600
+    )
+
+
+@pytest.mark.parametrize("had_one", [False, True])
+def test_a_report_that_breaks_half_way_is_not_there(tmp_path: Path, had_one: bool) -> None:
+    """Half a table looks like a whole one; the last whole one is worth more."""
+    case = a_case(tmp_path, b"email,n\na@x,1\nb@x,2\nc@x,3\nd@x,4\n", budget=21)
+    case.settle(1, failures="a@x|1|bad\n")
+    case.settle(2, failures="c@x|3|bad\n")
+    if had_one:
+        case.write()
+    before = {name: case.read(name) for name in NAMES} if had_one else {}
+    (tmp_path / "2.failures").unlink()
+    (tmp_path / "2.failures").mkdir()
+    with pytest.raises(IsADirectoryError):
+        case.write()
+    visible = {path.name for path in (tmp_path / "report").iterdir() if not path.name.startswith(".")}
+    assert {name: case.read(name) for name in visible} == before
+
+
+def test_a_report_is_replaced_as_a_whole(tmp_path: Path) -> None:
+    """Somebody may have it open, and a resumed load writes it again."""
+    case = a_case(tmp_path, b"email,n\na@x,1\nb@x,2\n")
+    case.settle(1, failures="a@x|1|bad\nb@x|2|bad\n")
+    case.write()
+    with (tmp_path / "report" / "report.csv").open(encoding="utf-8") as opened:
+        before = case.read("report.csv").decode()
+        case.settle(1, failures="a@x|1|bad\n")
+        case.write()
+        assert opened.read() == before
+    assert len(case.table()) == 2
+    assert {path.name for path in (tmp_path / "report").iterdir()} == NAMES
+
+
+def test_a_report_does_not_hold_a_whole_load_in_memory(tmp_path: Path) -> None:
+    """`records` is streamed: a load of a terabyte has a hundred thousand chunks."""
+    case = a_case(tmp_path, b"email,n\n" + b"a@x,1\n" * 40, budget=21)
+    for chunk in case.plan.chunks:
+        case.settle(chunk.number, failures="a@x|1|bad\n")
+    alive = most = 0
+
+    def stream() -> Iterator[ChunkRecord]:
+        nonlocal alive, most
+        for record in case.records:
+            alive += 1
+            most = max(most, alive)
+            yield record
+            alive -= 1
+
+    case.write(records=stream)
+    assert most == 1
+
+
+# --- report.html ------------------------------------------------------------------------------------------
+
+
+class Page(HTMLParser):
+    """Tags, attributes and text of a page, as a browser would see them."""
+
+    def __init__(self, content: str) -> None:
+        super().__init__()
+        self.tags: set[str] = set()
+        self.attributes: set[str] = set()
+        self.text = ""
+        self.feed(content)
+
+    def handle_starttag(self, tag: str, attrs: Sequence[tuple[str, str | None]]) -> None:
+        self.tags.add(tag)
+        self.attributes |= {name for name, _ in attrs}
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+EVIL = "<script src=http://evil.example/x.js></script><img src=x onerror=alert(1)>\"'--></td>&amp;{{7*7}}"
+
+
+def test_hostile_text_is_shown_and_not_obeyed(tmp_path: Path) -> None:
+    """Leads are typed in by strangers, and the page is opened from the disk of an employee."""
+    quoted = '"' + EVIL.replace('"', '""') + '"'
+    case = a_case(tmp_path, f"email,n\na@x,{quoted}\n{EVIL},x,y,z\n".encode(), "<b>leads.csv", budget=2_000)
+    case.settle(1, failures=f"a@x|{quoted}|{quoted}\n", message=EVIL)
+    case.load = replace(case.load, subscription=EVIL)
+    case.write()
+    page = Page(case.read("report.html").decode())
+    assert not page.tags & {"script", "img", "b", "iframe", "link", "object", "base", "form"}
+    assert not page.attributes & {"src", "href", "onerror", "action", "srcset", "data"}
+    assert EVIL in page.text
+    assert "<b>leads.csv" in page.text
+
+
+def test_the_page_asks_for_nothing_from_outside(tmp_path: Path) -> None:
+    """It must look the same without a network, and must tell nobody that it was opened."""
+    case = a_case(tmp_path, b"email,n\na@x,1\nb@x,2\n")
+    case.settle(1, failures="a@x|1|bad\n", warnings="b@x|2|odd\n")
+    case.write()
+    page = case.read("report.html").decode().lower()
+    assert not [what for what in ("http:", "https:", "//", "url(", "@import", "src=", "href=") if what in page]
+    assert "default-src 'none'" in page
+
+
+def test_the_page_says_how_many_rows_it_leaves_out(tmp_path: Path) -> None:
+    """It shows the first ones: who sees two hundred must not think that there are two hundred."""
+    rows = b"".join(b"%d@x,1\n" % row for row in range(250))
+    case = a_case(tmp_path, b"email,n\n" + rows, budget=100_000)
+    case.settle(1, failures="".join(f"{row}@x|1|bad\n" for row in range(250)))
+    case.write()
+    assert "50 more in report.csv" in case.read("report.html").decode()
+
+
+def test_the_page_says_how_many_rows_of_a_refused_chunk_it_leaves_out(tmp_path: Path) -> None:
+    """A chunk that Marketo refused is the largest list of all."""
+    rows = b"".join(b"%d@x,1\n" % row for row in range(250))
+    case = a_case(tmp_path, b"email,n\n" + rows, budget=100_000)
+    record = case.records[0]
+    case.records[0] = replace(record, standing=replace(record.standing, state=State.REJECTED, why="610"))
+    case.write()
+    assert len(case.table()) == 251
+    assert "50 more in report.csv" in case.read("report.html").decode()

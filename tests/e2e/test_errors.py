@@ -1,0 +1,195 @@
+"""Every expected error, met by a real process: its code, its one clear message, and no traceback."""
+
+from __future__ import annotations
+
+import json
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from e2e.shop import Shop, shop
+
+from orchestrator.simulator.leads import write_leads
+
+GOOD = b"email,firstName\nann@x.io,Ann\nbo@x.io,Bo\n"
+BAD_SOURCES = {
+    "empty": (b"", ["leads.csv", "empty"]),
+    "blank lines only": (b"\n\n \n"[:2], ["leads.csv"]),
+    "header only": (b"email,firstName\n", ["leads.csv", "header"]),
+    "binary": (b"email,x\n\x00\x01\x02,1\n", ["leads.csv", "NUL"]),
+    "an archive": (b"PK\x03\x04" + bytes(200), ["leads.csv"]),
+    "another encoding": ("email,x\nann@x.io,Zürich\n".encode("latin-1"), ["leads.csv", "UTF-8", "byte 11", "0xFC"]),
+    "UTF-16": ("email,x\nann@x.io,1\n".encode("utf-16"), ["leads.csv", "UTF-16"]),
+    "no lookup column": (b"e-mail,x\nann@x.io,1\n", ["leads.csv", "email", "e-mail"]),
+    "a column twice": (b"email,x,x\nann@x.io,1,2\n", ["leads.csv", "'x'"]),
+    "a column without a name": (b"email,,x\nann@x.io,1,2\n", ["leads.csv", "2"]),
+    "an unclosed quote": (GOOD + b'cy@x.io,"Cy\n' + b"di@x.io,Di\n" * 5, ["leads.csv", "row 3", "line 4"]),
+    "a ragged row": (GOOD + b"cy@x.io\n", ["leads.csv", "row 3", "line 4", "1 cell where the header has 2"]),
+    "a row over the limit": (GOOD + b"cy@x.io," + b"x" * 20_000 + b"\n", ["leads.csv", "row 3", "line 4"]),
+    "undecodable bytes": (GOOD + b"cy@x.io,\xff\xfe\n", ["leads.csv", "row 3", "line 4", "byte 9", "0xFF"]),
+}
+
+
+def assert_plain(err: str) -> None:
+    """An expected error is a message and a remedy."""
+    assert "Traceback" not in err, err
+    assert "internal fault" not in err, err
+
+
+@pytest.fixture(scope="module")
+def market(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
+    """A shop of this module's processes; nothing may reach its simulator's queue."""
+    with shop(tmp_path_factory.mktemp("shop")) as opened:
+        yield opened
+
+
+@pytest.mark.parametrize("kind", BAD_SOURCES)
+def test_a_source_that_cannot_be_loaded_is_refused_with_65_and_nothing_is_sent(market: Shop, kind: str) -> None:
+    """People meet these on their first day."""
+    content, named = BAD_SOURCES[kind]
+    (market.folder / "leads.csv").write_bytes(content)
+    done = market.run("load", "leads.csv", "--json")
+    assert done.code == 65, done
+    assert_plain(done.err)
+    for part in named:
+        assert part in done.err, (part, done.err)
+    error, summary = (json.loads(line) for line in done.out.splitlines()[-2:])
+    assert (error["type"], error["code"], error["schema"]) == ("error", 65, 1)
+    assert error["remedy"]
+    assert summary["exit_code"] == 65
+    assert market.simulator.truth()["batches_accepted"] == 0
+
+
+@pytest.mark.parametrize("source", ["missing.csv", ".", "/dev/null", "fifo"])
+def test_a_source_that_is_not_there_is_66(market: Shop, source: str) -> None:
+    """A FIFO must not hang the command, and a folder is no file."""
+    if source == "fifo":
+        subprocess.run(["mkfifo", market.folder / "fifo"], check=True)
+    done = market.run("load", source, timeout=20)
+    assert done.code == 66, done
+    assert_plain(done.err)
+    assert Path(source).name in done.err
+
+
+def test_wrong_arguments_are_2(market: Shop) -> None:
+    """Two is what every shell expects."""
+    for arguments in (["load"], ["lod", "x"], ["load", "x", "--max-wait", "soon"], ["load", "x", "--max-rejected=-1"]):
+        assert market.run(*arguments).code == 2
+
+
+def test_wrong_credentials_are_77_at_once(market: Shop) -> None:
+    """Nobody should wait for a wrong password."""
+    (market.folder / "good.csv").write_bytes(GOOD)
+    begun = time.monotonic()
+    done = market.run("load", "good.csv", ORCHESTRATOR_MARKETO__CLIENT_SECRET="wrong-secret-here")
+    assert done.code == 77, done
+    assert_plain(done.err)
+    assert "wrong-secret-here" not in done.out + done.err
+    assert time.monotonic() - begun < 15
+    assert market.run("check", ORCHESTRATOR_MARKETO__CLIENT_SECRET="wrong-secret-here").code == 77
+
+
+def test_a_host_that_is_not_there_is_69_after_half_a_minute_and_resumable(market: Shop) -> None:
+    """A wrong address must not wait for ever, a short outage at the start must be waited out."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    (market.folder / "good.csv").write_bytes(GOOD)
+    begun = time.monotonic()
+    done = market.run("load", "good.csv", ORCHESTRATOR_MARKETO__BASE_URL=f"http://127.0.0.1:{port}")
+    assert done.code == 69, done
+    assert 28 < time.monotonic() - begun < 50
+    assert_plain(done.err)
+    assert "not reached within 30 s" in done.err
+    assert "orchestrator resume" in done.err
+
+
+def test_a_broken_configuration_is_78(market: Shop) -> None:
+    """Every command reads it first."""
+    (market.folder / "bad.toml").write_text("[limits]\nqueued_jobs = 11\n")
+    for command in (["load", "x.csv"], ["status"], ["config", "show"], ["check"]):
+        done = market.run(*command, "--config", "bad.toml")
+        assert done.code == 78, done
+        assert_plain(done.err)
+        assert "bad.toml" in done.err
+        assert "1 to 10" in done.err
+    assert market.run("status", "--config", "missing.toml").code == 78
+    missing = market.run("load", "good.csv", ORCHESTRATOR_MARKETO__CLIENT_SECRET="")
+    assert missing.code == 78
+    assert "ORCHESTRATOR_MARKETO__CLIENT_SECRET" in missing.err
+    assert market.run("resume", "nosuchload").code == 78
+    assert market.run("report", "nosuchload").code == 78
+
+
+def test_a_corrupt_ledger_is_78_and_left_as_it_is(market: Shop) -> None:
+    """It may be the only place where batch ids exist: nothing may overwrite it."""
+    ledger = market.folder / "broken.db"
+    ledger.write_bytes(b"SQLite format 3\x00" + b"garbage" * 1000)
+    before = ledger.read_bytes()
+    (market.folder / "good.csv").write_bytes(GOOD)
+    done = market.run("load", "good.csv", ORCHESTRATOR_STATE__LEDGER="sqlite:///broken.db")
+    assert done.code == 78, done
+    assert_plain(done.err)
+    assert "broken.db" in done.err
+    assert ledger.read_bytes() == before
+
+
+def test_warnings_alone_are_0_or_4(market: Shop) -> None:
+    """A warned row is imported; who wants to stop on warnings says so."""
+    (market.folder / "warned.csv").write_bytes(b"email,firstName\nann@example,Ann\n")
+    assert market.run("load", "warned.csv").code == 0
+    assert market.run("load", "warned.csv", "--force", "--fail-on-warning").code == 4
+
+
+def test_check_and_plan_and_status_and_config_show_work_and_send_nothing(market: Shop) -> None:
+    """What people run before they dare."""
+    write_leads(market.folder / "many.csv", 500, bad_share=0)
+    accepted = market.simulator.truth()["batches_accepted"]
+    check = market.run("check", "many.csv")
+    assert check.code == 0, check
+    assert "ok    credentials" in check.out
+    plan = market.run("plan", "many.csv", "--json")
+    assert plan.code == 0, plan
+    assert (plan.summary["rows"], plan.summary["rejected"]) == (500, 0)
+    assert plan.summary["chunks"] > 1
+    shown = market.run("config", "show")
+    assert shown.code == 0
+    assert "demo-secret" not in shown.out
+    assert "environment ORCHESTRATOR_MARKETO__BASE_URL" in shown.out
+    status = market.run("status", "--json")
+    assert status.code == 0
+    assert status.summary["loads"] >= 1
+    assert market.simulator.truth()["batches_accepted"] == accepted
+    (market.folder / "typo.csv").write_bytes(b"email,fristName\nann@x.io,Ann\n")
+    typo = market.run("check", "typo.csv")
+    assert typo.code == 0
+    assert "did you mean 'firstName'?" in typo.out
+    assert market.run("check", "--lookup-field", "emial").code == 78
+    assert market.run("check", "--list-id", "999999").code == 78
+
+
+def test_help_answers_without_loading_the_product() -> None:
+    """`--help` is what people type while they think."""
+    code = (
+        "import sys; from orchestrator.cli.main import main\n"
+        "try: main(['--help'])\n"
+        "except SystemExit: pass\n"
+        "heavy = {'httpx', 'anyio', 'pydantic', 'rich', 'sqlite3', 'structlog', 'jinja2'} & set(sys.modules)\n"
+        "sys.exit(bool(heavy))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], stdout=subprocess.DEVNULL).returncode == 0
+
+
+def test_a_reader_that_goes_away_does_not_stop_a_load(market: Shop) -> None:
+    """`orchestrator load … | head -1` must load everything."""
+    write_leads(market.folder / "piped.csv", 2_000, bad_share=0, first=50_001)
+    process = market.start("load", "piped.csv", "--json", "-v")
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdout.close()
+    process.stderr.close()
+    assert process.wait(60) == 0
