@@ -7,6 +7,7 @@ complete, and cannot have been imported.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import stat
@@ -39,7 +40,7 @@ def plan_file(
             keep_rejected=keep_rejected,
         )
         try:
-            while block := file.read(BLOCK_BYTES):
+            for block in _blocks(file, before.st_size):
                 planner.feed(block)
             plan = planner.finish()
         except SourceUnusable as error:
@@ -54,7 +55,7 @@ def fingerprint_file(path: Path) -> Fingerprint:
     """Size and SHA-256 of a source. Blocking."""
     digest, size = hashlib.sha256(), 0
     with _opened(path) as (file, before):
-        while block := file.read(BLOCK_BYTES):
+        for block in _blocks(file, before.st_size):
             digest.update(block)
             size += len(block)
         _same(path, before, os.fstat(file.fileno()))
@@ -85,7 +86,7 @@ class ChunkBytes:
     async def __aiter__(self) -> AsyncIterator[bytes]:
         digest, held = hashlib.sha256(), b""
         try:
-            async with aiofiles.open(self._path, "rb") as file:
+            async with aiofiles.open(self._path, "rb", opener=_open_regular) as file:
                 for start, stop in self._ranges():
                     await file.seek(start)
                     while start < stop:
@@ -128,15 +129,27 @@ def private_folder(path: Path) -> None:
 @contextmanager
 def _opened(path: Path) -> Iterator[tuple[BinaryIO, os.stat_result]]:
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a FIFO must not hang us
+        descriptor = _open_regular(path)
     except OSError as error:
         raise SourceMissing(f"{path}: {error.strerror}", remedy="Check the path and its permissions.") from error
-    status = os.fstat(descriptor)
-    if not stat.S_ISREG(status.st_mode):
-        os.close(descriptor)
-        raise SourceMissing(f"{path}: this is not a regular file", remedy="Name a CSV, TSV or SSV file.")
     with os.fdopen(descriptor, "rb", buffering=0) as file:
-        yield file, status
+        yield file, os.fstat(descriptor)
+
+
+def _open_regular(path: str | Path, flags: int = os.O_RDONLY) -> int:
+    """A descriptor of a regular file. Raises OSError: a FIFO must not hang us, and a device has no end."""
+    descriptor = os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "this is not a regular file")
+    return descriptor
+
+
+def _blocks(file: BinaryIO, size_bytes: int) -> Iterator[bytes]:
+    """The first bytes of a file, so many at most: one that is still written to may never end."""
+    while size_bytes > 0 and (block := file.read(min(BLOCK_BYTES, size_bytes))):
+        size_bytes -= len(block)
+        yield block
 
 
 def _same(path: Path, before: os.stat_result, after: os.stat_result) -> None:

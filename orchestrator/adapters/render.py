@@ -14,7 +14,7 @@ import hashlib
 import json
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -55,6 +55,7 @@ class _Tally:
     reasons: Counter[tuple[str, str]] = field(default_factory=Counter)
     rows: int = 0
     retry_missing: int = 0
+    not_imported: int = 0
     shown: list[ReportRow] = field(default_factory=list)
 
 
@@ -82,16 +83,19 @@ def write_report(
         table = files.enter_context(_atomic(folder / "report.csv"))
         lines = files.enter_context(_atomic(folder / "report.jsonl"))
         retry = files.enter_context(_atomic(folder / "retry.csv"))
-        writer = csv.writer(table, lineterminator="\n")
-        writer.writerow([*COLUMNS, *(_column(name) for name in load.header.fields)])
+        writer = csv.writer(table, lineterminator="\r\n")  # RFC 4180; with LF, a CR inside a value is not quoted
+        writer.writerow([*COLUMNS, *map(harmless, _columns(load.header.fields))])
         retry.buffer.write(_ended(source.header()))
         for row in _rows(load, records(), list(rejected), source):
             tally.rows += 1
             tally.reasons[row.kind, row.reason] += 1
-            if len(tally.shown) < HTML_ROWS and row.kind != "warning":
-                tally.shown.append(row)
+            if row.kind != "warning":
+                tally.not_imported += 1
+                if len(tally.shown) < HTML_ROWS:
+                    tally.shown.append(row)
             place = _place(row)
-            writer.writerow([harmless(cell) for cell in (*map(_text, place.values()), *row.cells)])
+            blanks = [""] * (len(load.header.fields) - len(row.cells))
+            writer.writerow([harmless(cell) for cell in (*map(_text, place.values()), *row.cells, *blanks)])
             named = dict(zip(load.header.fields, row.cells, strict=False))
             lines.write(json.dumps({**place, "candidates": list(row.candidates), "row": named}, ensure_ascii=False))
             lines.write("\n")
@@ -197,8 +201,17 @@ def _text(value: Any) -> str:
     return "" if value is None else str(value)
 
 
-def _column(name: str) -> str:
-    return harmless(f"source.{name}" if name in COLUMNS else name)
+def _columns(fields: Sequence[str]) -> list[str]:
+    """The source's columns under names that no column of ours has, and no other of the source's."""
+    taken = {*COLUMNS, *fields}
+    names: list[str] = []
+    for name in fields:
+        unique = name
+        while unique in COLUMNS or (unique != name and unique in taken):
+            unique = f"source.{unique}"
+        taken.add(unique)
+        names.append(unique)
+    return names
 
 
 def _ended(row: bytes) -> bytes:
@@ -215,21 +228,26 @@ class _Source:
     def header(self) -> bytes:
         header = self._read(self._load.header.start, self._load.header.stop)
         if header is not None:
-            return header
+            line = header.decode(errors="replace").rstrip("\r\n")
+            fields = next(csv.reader([line], delimiter=self._load.format.delimiter, strict=False), [])
+            if tuple(fields) == self._load.header.fields:
+                return header
         return self._load.format.delimiter.join(self._load.header.fields).encode()
 
-    def rows(self, record: ChunkRecord) -> list[SentRow]:
-        """The rows of a chunk; none when its bytes are not those that were sent."""
-        header = self.header()
-        pieces = [self._read(span.start, span.stop) for span in record.chunk.spans]
-        self._rows = b"".join(piece for piece in pieces if piece is not None)
-        if None in pieces or hashlib.sha256(header + self._rows).hexdigest() != record.chunk.sha256:
+    def rows(self, record: ChunkRecord) -> Callable[[], Iterable[SentRow]]:
+        """Reads the rows of a chunk; none when its bytes are not those that were sent."""
+        digest = hashlib.sha256(self.header())
+        self._rows = b""
+        rows = b"".join(self._read(span.start, span.stop) or b"" for span in record.chunk.spans)
+        digest.update(rows)
+        if digest.hexdigest() != record.chunk.sha256:
             self._note(
                 "the source is gone or is not what was sent: rows of the report have no place in it, and retry.csv "
                 "does not have them"
             )
-            return []
-        return read_sent(self._rows, record.chunk.spans, self._load.format)
+            return lambda: ()
+        self._rows = rows
+        return lambda: read_sent(self._rows, record.chunk.spans, self._load.format)
 
     def bytes_of(self, row: SentRow) -> bytes:
         """One row of the chunk that was read last, as it stands in the source."""
@@ -240,11 +258,21 @@ class _Source:
         if rejected.stop - rejected.start > self._load.budget:
             return ()
         content = self._read(rejected.start, rejected.stop)
-        if content is None:
+        if content is None or not self._is_untouched():
             return ()
         span = Span(rejected.start, rejected.stop, 1, rejected.row, rejected.line)
-        rows = read_sent(content, (span,), self._load.format)
+        try:
+            rows = list(read_sent(content, (span,), self._load.format))
+        except csv.Error:  # a carriage return alone
+            return ()
         return rows[0].cells[: len(self._load.header.fields)] if rows else ()
+
+    def _is_untouched(self) -> bool:
+        """By its time: no hash is kept of what was not sent."""
+        try:
+            return Path(self._load.source.path).stat().st_mtime_ns == self._load.source.mtime_ns
+        except OSError:
+            return False
 
     def _read(self, start: int, stop: int) -> bytes | None:
         try:
@@ -392,7 +420,7 @@ def _page(load: Load, sums: Totals, summary: Mapping[str, Any], tally: _Tally) -
         batches=summary["batches"][:HTML_BATCHES],
         batches_more=max(0, len(summary["batches"]) - HTML_BATCHES),
         shown=tally.shown,
-        shown_more=max(0, sums.failed + sums.rejected - len(tally.shown)),
+        shown_more=tally.not_imported - len(tally.shown),
     )
 
 

@@ -107,49 +107,38 @@ class _Positions:
         return self._text[start : self.at]
 
 
-def read_sent(rows: bytes, spans: Iterable[Span], format: Format) -> list[SentRow]:
+def read_sent(rows: bytes, spans: Iterable[Span], format: Format) -> Iterator[SentRow]:
     """The rows of a chunk. `rows` are the bytes of its spans back to back."""
-    sent: list[SentRow] = []
     offset = 0
     for span in spans:
-        length = span.stop - span.start
-        content = rows[offset : offset + length]
+        source = _Lines(rows, offset, offset + span.stop - span.start)
         line, start = span.first_line, offset
-        source = _Counted(_lines(content))
-        reader = csv.reader(source, delimiter=format.delimiter)
-        for index, cells in enumerate(reader):
-            stop = offset + source.bytes_read
-            sent.append(SentRow(span.first_row + index, line, tuple(cells), start, stop))
-            start, line = stop, span.first_line + source.lines_read
-        offset += length
-    return sent
+        for index, cells in enumerate(csv.reader(source, delimiter=format.delimiter)):
+            yield SentRow(span.first_row + index, line, tuple(cells), start, source.at)
+            start, line = source.at, span.first_line + source.lines_read
+        offset = source.stop
 
 
-def _lines(content: bytes) -> list[bytes]:
-    """Lines by LF alone: a carriage return inside quotes does not end one."""
-    pieces = content.split(b"\n")
-    lines = [piece + b"\n" for piece in pieces[:-1]]
-    return [*lines, pieces[-1]] if pieces[-1] else lines
+class _Lines:
+    """Hands the lines of some bytes to csv and knows how far it has read. A carriage return alone ends no line."""
 
-
-class _Counted:
-    """Hands lines to csv and knows how far it has read."""
-
-    def __init__(self, lines: list[bytes]) -> None:
-        self._lines, self.bytes_read, self.lines_read = iter(lines), 0, 0
+    def __init__(self, content: bytes, start: int, stop: int) -> None:
+        self._content, self.at, self.stop, self.lines_read = content, start, stop, 0
 
     def __iter__(self) -> Iterator[str]:
         return self
 
     def __next__(self) -> str:
-        line = next(self._lines)
-        self.bytes_read += len(line)
+        if self.at >= self.stop:
+            raise StopIteration
+        start, end = self.at, self._content.find(b"\n", self.at, self.stop)
+        self.at = end + 1 if end >= 0 else self.stop
         self.lines_read += 1
-        return line.decode("utf-8", errors="replace")
+        return self._content[start : self.at].decode("utf-8", errors="replace")
 
 
 def locate(
-    file: EchoFile, header: Sequence[str], sent: Sequence[SentRow], key: str | None, format: Format
+    file: EchoFile, header: Sequence[str], sent: Iterable[SentRow], key: str | None, format: Format
 ) -> list[Place]:
     """The place of every record of a result file, in the file's order.
 
@@ -161,7 +150,7 @@ def locate(
     at_key = None
     if key is not None and key in file.columns and key in header:
         at_key = columns.index(header.index(key))
-    rows = _Rows(sent, columns, at_key, format.delimiter)
+    rows = _Rows(sent, columns, at_key, format.delimiter, _beginnings(file, known, format.delimiter))
     if all(known):
         found = _search(file, rows)
     else:  # a column of Marketo's own: its values could be anything, so only values that cannot shift are believed
@@ -203,9 +192,19 @@ class _Found:
 
 
 class _Rows:
-    """The sent rows by their echoed values, and by the text they would be without quotes."""
+    """The sent rows by their echoed values, and by the text they would be without quotes.
 
-    def __init__(self, sent: Sequence[SentRow], columns: Sequence[int], at_key: int | None, delimiter: str) -> None:
+    beginnings: rows none of whose lines begins with one of these values are not kept: nothing in the file is theirs.
+    """
+
+    def __init__(
+        self,
+        sent: Iterable[SentRow],
+        columns: Sequence[int],
+        at_key: int | None,
+        delimiter: str,
+        beginnings: Collection[str],
+    ) -> None:
         self.delimiter, self.columns, self.at_key = delimiter, len(columns), at_key
         self.by_cells: dict[tuple[str, ...], list[_Alike]] = defaultdict(list)
         self.by_text: dict[str, list[_Alike]] = defaultdict(list)
@@ -218,25 +217,28 @@ class _Rows:
         alike: dict[tuple[str, ...], _Alike] = {}
         for row in sent:
             cells = tuple(_plain(row.cells[column]) for column in columns)
+            variants = [cells]
+            if at_key is not None and not cells[at_key]:
+                self.may_shift = True
+                variants.append(cells[:at_key] + cells[at_key + 1 :])
+            texts = [delimiter.join(variant) for variant in variants]
+            self.may_shift = self.may_shift or _may_shift(texts[0], delimiter, len(cells))
+            if not any(_first(line, delimiter) in beginnings for text in texts for line in text.split("\n")):
+                continue
             if cells not in alike:
                 alike[cells] = _Alike(len(alike))
-                self._add(alike[cells], cells)
-                if at_key is not None and not cells[at_key]:
-                    self.may_shift = True
-                    self._add(alike[cells], cells[:at_key] + cells[at_key + 1 :])
+                for variant, text in zip(variants, texts, strict=True):
+                    self._add(alike[cells], variant, text)
             alike[cells].rows.append(row)
 
-    def _add(self, alike: _Alike, cells: tuple[str, ...]) -> None:
+    def _add(self, alike: _Alike, cells: tuple[str, ...], text: str) -> None:
         self.by_cells[cells].append(alike)
-        text = self.delimiter.join(cells)
         self.by_text[text].append(alike)
         first, *more = text.split("\n")
         if more:
             self.shapes[first].add((len(more) + 1, more[-1].count(self.delimiter)))
         else:
             self.delimiters.add(text.count(self.delimiter))
-        if more or '"' in text or text.count(self.delimiter) >= len(cells):
-            self.may_shift = True
 
     def by_beginning(self) -> dict[str, set[_Alike]]:
         """Rows by the values up to the key, of each of their lines."""
@@ -246,6 +248,24 @@ class _Rows:
             for line in text.split("\n"):
                 beginnings[self.delimiter.join(line.split(self.delimiter)[: self.at_key + 1])].update(alike)
         return beginnings
+
+
+def _may_shift(text: str, delimiter: str, cells: int) -> bool:
+    return '"' in text or "\n" in text or text.count(delimiter) >= cells
+
+
+def _beginnings(file: EchoFile, known: Sequence[bool], delimiter: str) -> set[str]:
+    """How the lines and the first values of a result file begin, up to the first delimiter."""
+    at = known.index(True) if True in known else 0
+    beginnings = {_first(line, delimiter) for line in file.text.split("\n")}
+    for echo in file.records:
+        if at < len(echo.cells):
+            beginnings.add(_first(_plain(echo.cells[at]).split("\n", 1)[0], delimiter))
+    return beginnings
+
+
+def _first(line: str, delimiter: str) -> str:
+    return line.split(delimiter, 1)[0]
 
 
 def _search(file: EchoFile, rows: _Rows) -> list[_Found]:

@@ -10,7 +10,7 @@ Reading files and writing the report is `adapters/render.py`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -53,13 +53,16 @@ class ReportRow:
 
 
 def account(record: ChunkRecord) -> Account:
-    """Where the rows of one chunk are, by its state and by what Marketo counted."""
+    """Where the rows of one chunk are, by its state and by what Marketo counted.
+
+    A chunk that waits to be sent again after a doubt or a batch that ended Failed may be imported, in whole or in part.
+    """
     standing, rows = record.standing, record.chunk.rows
     offer = standing.offer
     match standing.state:
         case State.HALVED:
             return Account()
-        case State.PLANNED | State.REJECTED:
+        case State.PLANNED | State.REJECTED if not (standing.doubts or standing.batch_failures):
             return Account(unsent=rows)
         case State.SETTLED | State.COLLECTING if offer is not None and offer.counts is not None:
             return _counted(offer, rows)
@@ -123,24 +126,24 @@ def rows_of_chunk(
     format: Format,
     failures: EchoFile | None,
     warnings: EchoFile | None,
-    sent: Sequence[SentRow],
+    sent: Callable[[], Iterable[SentRow]],
 ) -> Iterator[ReportRow]:
     """The report's rows of one chunk, in the order of the source, those without a place last.
 
-    sent: the chunk's rows; empty when the source cannot be read any more.
+    sent: reads the chunk's rows, once for each file; none when the source cannot be read any more.
     """
     standing, offer = record.standing, record.standing.offer
     found: list[ReportRow] = []
     if standing.state is State.REJECTED:
-        found += [_of_row("rejected", f"Marketo refused the chunk: {standing.why}", record, row) for row in sent]
+        found += [_of_row("rejected", f"Marketo refused the chunk: {standing.why}", record, row) for row in sent()]
     elif offer is not None and whole_batch_failed(offer) and standing.state in (State.SETTLED, State.COLLECTING):
         reason = "the whole batch failed" + (f": {offer.message}" if offer.message else "")
-        found += [_of_row("failure", reason, record, row) for row in sent]
+        found += [_of_row("failure", reason, record, row) for row in sent()]
     else:
         kinds: tuple[tuple[Kind, EchoFile | None], ...] = (("failure", failures), ("warning", warnings))
         for kind, file in kinds:
             if file is not None:
-                places = locate(file, header, sent, key, format)
+                places = locate(file, header, sent(), key, format)
                 for echo, place in zip(file.records, places, strict=True):
                     if place.continues:
                         continue

@@ -70,7 +70,7 @@ def test_a_sent_row_has_its_number_its_line_its_cells_and_its_bytes(
     seen: list[SentRow] = []
     for chunk in plan.chunks:
         content = b"".join(source[span.start : span.stop] for span in chunk.spans)
-        sent = read_sent(content, chunk.spans, format)
+        sent = list(read_sent(content, chunk.spans, format))
         assert b"".join(content[row.start : row.stop] for row in sent) == content
         line_of: dict[int, int] = {}
         at, base = 0, 0
@@ -102,7 +102,7 @@ def test_a_very_long_value_is_read_like_any_other() -> None:
     )
     planner.feed(source)
     (chunk,) = planner.finish().chunks
-    sent = read_sent(source[11:], chunk.spans, Format.CSV)
+    sent = list(read_sent(source[11:], chunk.spans, Format.CSV))
     assert [row.cells for row in sent] == [("a@x", value)]
     (place,) = places_of(f"email,note,{REASON}\na@x,{value},bad\n", ("email", "note"), sent)
     assert place.sent == sent[0]
@@ -161,6 +161,13 @@ def test_a_well_formed_echo_finds_its_row(data: st.DataObject, format: Format) -
         else:
             for index in indexes:
                 assert places[index] == Place(None, tuple(alike))
+
+
+def test_a_row_is_found_beside_one_that_has_nothing_in_it() -> None:
+    """A row of empty values explains any record when the rest of the record is taken for its reason."""
+    sent = sent_rows(("", ""), ("", ""), ("", "line 1\nline 2"))
+    places = places_of(f'email,n,{REASON}\n,,bad\n,"line 1\nline 2",bad\n', ("email", "n"), sent)
+    assert places == [Place(None, (sent[0], sent[1])), Place(sent[2])]
 
 
 def test_equal_rows_that_did_not_all_fail_are_named_and_not_guessed() -> None:

@@ -197,7 +197,7 @@ def echoes(*rows: tuple[str, str]) -> EchoFile:
 def told(
     one: ChunkRecord, failures: EchoFile | None = None, warnings: EchoFile | None = None, sent: list[SentRow] = SENT
 ) -> list[ReportRow]:
-    return list(rows_of_chunk(one, HEADER, "email", Format.CSV, failures, warnings, sent))
+    return list(rows_of_chunk(one, HEADER, "email", Format.CSV, failures, warnings, lambda: sent))
 
 
 @pytest.mark.parametrize("state", sorted(COUNTED))
