@@ -24,7 +24,7 @@ from orchestrator.core.model import (
     State,
     Submit,
 )
-from orchestrator.core.pace import PROCESSORS, poll_interval_s
+from orchestrator.core.pace import PROCESSORS, WINDOW_S, poll_interval_s
 
 ChunkKey = tuple[LoadId, int]
 
@@ -47,6 +47,15 @@ class Limits:
     def uploads_at_once(self) -> int:
         """One call is always left for polls: a slow upload must not blind us."""
         return max(1, self.concurrent_calls - 1)
+
+    @property
+    def poll_interval_s(self) -> float:
+        """How often the batches at the head are asked after, at most.
+
+        A full queue is asked 4 times in each such interval (2 batches, and those behind them half as often for every
+        two places): from 8 windows' share on, polls use half of the pace at most and uploads never wait for them.
+        """
+        return max(self.min_interval_s, min(self.max_interval_s, 8 * WINDOW_S / self.calls_per_20s))
 
 
 @dataclass(slots=True)
@@ -190,11 +199,11 @@ def _ask_after(
                 in_queue,
                 importing_s,
                 watch.failures,
-                min_interval=limits.min_interval_s,
+                min_interval=limits.poll_interval_s,
                 max_interval=limits.max_interval_s,
             )
             if watch.asked_at == 0.0:  # never asked in this process: soon after its acceptance, at once after a restart
-                due_at = (offer.accepted_at or 0.0) + limits.min_interval_s
+                due_at = (offer.accepted_at or 0.0) + limits.poll_interval_s
             if due_at <= now:
                 draft.actions.append(Poll(standing.load_id, standing.number, offer.batch_id))
             else:

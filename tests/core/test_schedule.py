@@ -202,3 +202,12 @@ def test_doubts_keep_their_slots() -> None:
     """The ghost may stand in Marketo's queue: a slot lent out twice is an eleventh job."""
     ghosts = tuple(replace(doubt(NOW - 60), number=ChunkNumber(i)) for i in range(1, 11))
     assert decide(open_=ghosts, ready=(planned(20),)).actions == ()
+
+
+def test_polls_of_a_full_queue_leave_half_of_the_pace_to_uploads() -> None:
+    """With an interval of a second, ten batches would use up the calls of a whole window within five seconds."""
+    eager = replace(LIMITS, min_interval_s=0.5, calls_per_20s=50)
+    queue = [eager.poll_interval_s * 2 ** (position // 2) for position in range(10)]
+    assert sum(20.5 / interval for interval in queue) <= 25
+    assert replace(eager, calls_per_20s=100_000).poll_interval_s == 0.5
+    assert replace(eager, min_interval_s=5.0).poll_interval_s == 5.0

@@ -131,11 +131,8 @@ def test_counts_are_missing_while_queued_grow_while_importing_and_are_right_in_t
     assert len(set(seen)) > 5
     client.now += 20.0
     end = client.status(bad)
-    assert {name: end[name] for name in end if name.startswith("num")} == {
-        "numOfLeadsProcessed": 14,
-        "numOfRowsFailed": 6,
-        "numOfRowsWithWarning": 4,
-    }
+    assert set(end) == {"batchId", "importId", "status", "message", *(name for name in end if name.startswith("num"))}
+    assert (end["numOfLeadsProcessed"], end["numOfRowsFailed"], end["numOfRowsWithWarning"]) == (14, 6, 4)
     assert client.status(batch)["numOfRowsFailed"] == 10
 
 

@@ -116,6 +116,13 @@ def test_rows_are_counted_as_records_and_not_as_lines() -> None:
     assert warnings == 'email,notes,Import Warning Reason\nb@x,"c,d",Invalid email address\n'
 
 
+def test_ragged_rows_are_judged_like_any_other_and_echoed_with_the_columns_of_the_header() -> None:
+    """A comma too many or too few must cost one row at most, and never the count of the rows."""
+    status, failures, _ = Client().judged("firstName,email,city\nAna\nBob,bob@example.com\nCid,,Rome,Italy\n")
+    assert counts(status) == (1, 2, 0)
+    assert [line.split(",")[:3] for line in failures.splitlines()[1:]] == [["Ana", "", ""], ["Cid", "", "Rome"]]
+
+
 def test_a_later_row_of_the_same_key_overwrites_the_earlier() -> None:
     """Tests that send a batch twice compare what is there in the end."""
     client = Client(keep_leads=True)
