@@ -97,7 +97,7 @@ def main() -> None:
                 with urllib.request.urlopen(f"{simulator.base_url}/_simulator/state") as answer:
                     state = json.load(answer)
             bound = (state["rows_accepted"] / ROWS_PER_SECOND + 0.2 * state["batches_accepted"]) / 2
-            busy = min(state["busy"])
+            busy = sum(state["busy"]) / len(state["busy"])
             print(
                 f"  {label:18} {seconds:6.1f} s = {seconds / bound:5.2f} of the least possible; processors busy "
                 f"{busy:.0%} of the span; {sum(state['calls'].values()) / state['batches_accepted']:.1f} calls a batch"

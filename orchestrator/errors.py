@@ -12,7 +12,9 @@
     │   ├── IllegalTransition    a fact that cannot follow from where a chunk stands
     │   └── BooksDoNotBalance    rows are not all accounted for
     ├── Stopped (75)             stopped and resumable
-    │   ├── MaxWaitOver, QuotaSpent, DoubtHeld, LoadBusy, LedgerLocked
+    │   ├── MaxWaitOver, QuotaSpent, DoubtHeld, LoadBusy
+    │   ├── LedgerLocked         another process holds it
+    │   └── LedgerFailing        its disk is full, or reads and writes fail
     ├── AccessRefused (77)       credentials or permissions refused
     └── Misconfigured (78)       the configuration is wrong
         ├── LedgerUnusable       the ledger is corrupt, or of a later release
@@ -135,6 +137,10 @@ class LoadBusy(Stopped):
 
 class LedgerLocked(Stopped):
     """Another process held the ledger's write lock for too long."""
+
+
+class LedgerFailing(Stopped):
+    """The ledger could not be read or written: nothing more was sent, since nothing could be written down."""
 
 
 class AccessRefused(OrchestratorError):

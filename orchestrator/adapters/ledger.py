@@ -45,7 +45,7 @@ from orchestrator.core.model import (
     State,
     Target,
 )
-from orchestrator.errors import LedgerLocked, LedgerUnusable
+from orchestrator.errors import LedgerFailing, LedgerLocked, LedgerUnusable, OrchestratorError
 
 SCHEMA_VERSION = 1
 BUSY_TIMEOUT_S = 5.0
@@ -94,14 +94,8 @@ class Ledger:
             self._db.execute("PRAGMA synchronous = FULL")
             self._db.execute("PRAGMA foreign_keys = ON")
             self._migrate()
-        except sqlite3.OperationalError as error:
-            raise _explain(error, path) from error
         except sqlite3.DatabaseError as error:
-            raise LedgerUnusable(
-                f"ledger {path}: this is not a sound ledger ({error})",
-                remedy="Restore it from a backup, or move it away to begin anew: loads begun in it are then "
-                "unknown, and running them again sends their rows again.",
-            ) from error
+            raise _explain(error, path) from error
 
     def close(self) -> None:
         self._db.close()
@@ -456,7 +450,9 @@ class Ledger:
                 if self._db.in_transaction:
                     self._db.execute("ROLLBACK")
                 raise
-        except sqlite3.OperationalError as error:
+        except sqlite3.IntegrityError:
+            raise
+        except sqlite3.DatabaseError as error:
             raise _explain(error, self.path) from error
 
     def _migrate(self) -> None:
@@ -478,7 +474,9 @@ class Ledger:
     def _all(self, sql: str, *arguments: Any) -> list[Any]:
         try:
             return self._db.execute(sql, arguments).fetchall()
-        except sqlite3.OperationalError as error:
+        except sqlite3.IntegrityError:
+            raise
+        except sqlite3.DatabaseError as error:
             raise _explain(error, self.path) from error
 
     def _standings(self, where: str, *arguments: Any) -> list[Standing]:
@@ -523,15 +521,26 @@ def _create_private(path: Path) -> None:
         ) from error
 
 
-def _explain(error: sqlite3.OperationalError, path: Path) -> LedgerLocked | LedgerUnusable:
-    if "locked" in str(error) or "busy" in str(error):
+def _explain(error: sqlite3.DatabaseError, path: Path) -> OrchestratorError:
+    text = str(error)
+    if "locked" in text or "busy" in text:
         return LedgerLocked(
             f"ledger {path}: another process has held it for {BUSY_TIMEOUT_S:.0f} s",
             remedy="Look for a stuck process with the ledger open; then run the same command again.",
         )
+    if "malformed" in text or "not a database" in text:
+        return LedgerUnusable(
+            f"ledger {path}: this is not a sound ledger ({text})",
+            remedy="Restore it from a backup, or move it away to begin anew: loads begun in it are then "
+            "unknown, and running them again sends their rows again.",
+        )
+    if "full" in text or "I/O" in text:
+        return LedgerFailing(
+            f"ledger {path}: {text}; nothing more was sent",
+            remedy="Check the disk's free space and its health; then run the same command again.",
+        )
     return LedgerUnusable(
-        f"ledger {path}: {error}",
-        remedy="Check the disk's free space and its health; then run the same command again.",
+        f"ledger {path}: {text}", remedy="Set state.ledger to a place that can be written, on a local disk."
     )
 
 

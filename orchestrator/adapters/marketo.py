@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import secrets
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -32,7 +31,7 @@ import anyio
 import httpx
 
 from orchestrator.core.model import BatchId, Format, Target
-from orchestrator.core.verdicts import Answered, ApiError, Failed, Outcome, Saved
+from orchestrator.core.verdicts import Answered, ApiError, Failed, Outcome, Saved, without_addresses
 
 CALL_DEADLINE_S = 60.0
 FILE_DEADLINE_S = 600.0
@@ -45,7 +44,6 @@ FILE_BYTES_MAX = 64_000_000
 
 _TIMEOUT = httpx.Timeout(30.0, connect=10.0, pool=None)
 _UPLOAD_TIMEOUT = httpx.Timeout(60.0, connect=10.0, read=UPLOAD_DEADLINE_S, pool=None)
-_EMAIL = re.compile(r"[^\s,;'\"<>@]+@[^\s,;'\"<>@]+")
 T = TypeVar("T")
 ResultFile = Literal["failures", "warnings"]
 Transport = httpx.AsyncBaseTransport
@@ -355,7 +353,7 @@ def _envelope(body: Any, status: int | None, body_sent: bool) -> Outcome:
 
 def plain(text: str) -> str:
     """A text of Marketo's, fit for logs and the ledger: short, one line, no e-mail address in it."""
-    return "".join(c if c.isprintable() else " " for c in _EMAIL.sub("(e-mail)", text[:2000]))[:500]
+    return "".join(c if c.isprintable() else " " for c in without_addresses(text[:2000]))[:500]
 
 
 def _create_path(target: Target) -> tuple[str, dict[str, str]]:

@@ -182,7 +182,7 @@ def without_addresses(text: str) -> str:
 
 
 def _judge_error(error: ApiError, kind: CallKind) -> Ruling:
-    code, why = error.code, without_addresses(f"{error.code} {error.message}".strip())
+    code, why = error.code, f"{error.code} {error.message}".strip()
     if code in _SLOTS or (kind == "create" and _QUEUE_FULL_TEXT.search(error.message)):
         return Ruling(Verdict.WAIT_FOR_SLOT, why)
     if code in _LISTS:
