@@ -85,6 +85,7 @@ _MESSAGES = {
     "601": "Access token invalid",
     "602": "Access token expired",
     "604": "Request timed out",
+    "607": "Daily API Quota reached",
     "606": "Max rate limit '100' exceeded with in '20' secs",
     "608": "API Temporarily Unavailable",
     "611": "System error",
@@ -176,6 +177,8 @@ def spoil(fault: str, answer: Response) -> Response:
         return _changed(answer, lambda body: body.update(expires_in=0))
     if fault == "no result":
         return _changed(answer, lambda body: body.pop("result", None))
+    if fault == "wrong content type":
+        return replace(answer, headers={"Content-Type": "text/plain"})
     if fault == "extra fields":
         return _changed(answer, lambda body: body.update(moreResult=False, nextPageToken="x", hint={"a": [1]}))
     if fault == "unknown status":

@@ -62,7 +62,13 @@ OBJECTS: Mapping[str, tuple[tuple[str, ...], tuple[LeadField, ...]]] = {
 }
 """Custom objects: API name -> (dedupe fields, fields)."""
 
-_INTEGER = re.compile(r"[+-]?\d{1,19}\Z").match
+_DIGITS = re.compile(r"[+-]?[0-9]{1,19}\Z").match
+
+
+def _integer(value: str) -> bool:
+    return bool(_DIGITS(value)) and -(2**63) <= int(value) < 2**63
+
+
 _NUMBER = re.compile(r"[+-]?\d+(\.\d+)?\Z").match
 _DATE = re.compile(r"\d{4}-\d{2}-\d{2}\Z").match
 _DATETIME = re.compile(r"\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}(Z|[+-]\d{2}:?\d{2})?\Z").match
@@ -71,9 +77,9 @@ is_email = re.compile(r"[!-?A-~]+@[A-Za-z0-9.-]+\.[A-Za-z]{2,}\Z").match
 """ASCII only, one at sign, a dotted domain: Marketo takes no emoji."""
 
 CHECKS: Mapping[str, Callable[[str], object]] = {
-    "integer": _INTEGER,
-    "score": _INTEGER,
-    "percent": _INTEGER,
+    "integer": _integer,
+    "score": _integer,
+    "percent": _integer,
     "currency": _NUMBER,
     "float": _NUMBER,
     "date": _DATE,

@@ -48,15 +48,12 @@ class Door:
             self.model.in_flight += 1
         try:
             length = int(headers.get("content-length", "0") or 0)
+            body = await _body(receive) if length <= self.model.settings.file_limit else b""
+            if body is None:
+                return  # the client went away in mid-body: nothing was executed
             with self.lock:
-                answer = self.model.too_large(scope["method"], target, length)
-            if answer is None:
-                body = await _body(receive)
-                if body is None:
-                    return  # the client went away in mid-body: nothing was executed
-                with self.lock:
-                    answer = self.model.handle(Request(scope["method"], target, headers, body), self.now())
-                    self._keep_bodies()
+                answer = self.model.handle(Request(scope["method"], target, headers, body, length), self.now())
+                self._keep_bodies()
             await _answer(answer, receive, send)
         finally:
             with self.lock:

@@ -59,7 +59,7 @@ def judge(
     except (UnicodeDecodeError, StopIteration, csv.Error):
         return None
     at = {name: index for index, name in reversed(list(enumerate(header)))}
-    key_columns = [(at.get(name), missing_key(name)) for name in keys]
+    key_columns = [(at.get(name) if name in fields else None, missing_key(name)) for name in keys]
     checks = [
         (index, CHECKS[field.data_type], f"Invalid data type in field {field.display_name}")
         for name, index in at.items()

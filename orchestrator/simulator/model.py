@@ -16,9 +16,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from random import Random
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs
 
-from orchestrator.simulator.faults import JSON, Faults, Response, envelope, instead, refusal, spoil
+from orchestrator.simulator.faults import AFTER, JSON, Faults, Response, envelope, instead, refusal, spoil
 from orchestrator.simulator.fields import BY_NAME, LEAD_FIELDS, LOOKUP_FIELDS, OBJECTS, LeadField, described
 from orchestrator.simulator.judge import DELIMITERS, Judged, judge, result_file
 from orchestrator.simulator.multipart import MalformedError, parse
@@ -29,6 +29,7 @@ csv.field_size_limit(10_000_000)
 
 QUEUE_FULL = "There are 10 imports currently being processed. Please try again later"
 WINDOW_S = 20.0
+LOSING = frozenset(AFTER) - {"slow", "extra fields"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +40,8 @@ class Request:
     target: str
     headers: Mapping[str, str]
     body: bytes = b""
+    announced: int = 0
+    """The length the headers tell; a body over the limit is refused unread."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +104,7 @@ class Marketo:
         self.refused_imports: Counter[str] = Counter()
         self.in_flight = 0
         self._calls_today = self.settings.calls_used_before
+        self._day: float | None = None
         self._window: deque[float] = deque()
         self._tokens: dict[str, _Token] = {}
         self._old_tokens: dict[str, _Token] = {}
@@ -111,33 +115,28 @@ class Marketo:
 
     # --- the door ---------------------------------------------------------------------------------------
 
-    def too_large(self, method: str, target: str, content_length: int) -> Response | None:
-        """What is answered before a body is read: 413 over the limit."""
-        path = urlsplit(target).path
-        if method == "POST" and content_length > self.settings.file_limit and path.startswith("/bulk/"):
-            self._note("body over the limit", f"{content_length:,} bytes")
-            return Response(413, {"Content-Type": "text/html"}, b"<html>Request Entity Too Large</html>")
-        return None
-
     def handle(self, request: Request, now: float) -> Response:
         """The answer to one request."""
         self.now = max(self.now, now)
         self.queue.advance(self.now)
-        parts = urlsplit(request.target)
-        query = {key: values[0] for key, values in parse_qs(parts.query, keep_blank_values=True).items()}
-        kind = _kind(request.method, parts.path)
+        path, _, text = request.target.partition("?")
+        query = {key: values[0] for key, values in parse_qs(text, keep_blank_values=True).items()}
+        kind = _kind(request.method, path)
         self.calls[kind] += 1
         self._requests += 1
-        self._watch(request, parts.path, query)
+        self._watch(request, path, query)
+        if len(request.target) > 8_192:
+            return Response(414, {"Content-Type": "text/html"}, b"<html>URI Too Long</html>")
+        accepted = len(self.jobs)
         fault = self.faults.meets(kind)
         if fault is not None and (answer := instead(fault, self._request_id())) is not None:
             return answer
-        if parts.path == _IDENTITY:
+        if path == _IDENTITY:
             answer = self._identity(request, query)
         else:
             try:
                 self._admit(request, query)
-                answer = self._route(request, parts.path, query)
+                answer = self._route(request, path, query)
             except _Refused as refused:
                 if refused.http_status != 200:
                     answer = Response(refused.http_status, {"Content-Type": "text/html"}, b"<html>Not Found</html>")
@@ -145,14 +144,14 @@ class Marketo:
                     if kind == "create":
                         self.refused_imports[refused.code] += 1
                     answer = refusal(self._request_id(), refused.code, refused.message)
+        if fault in LOSING and len(self.jobs) > accepted:
+            del self._accepted[self.jobs[self._next_batch].sha256]
         return spoil(fault, answer) if fault is not None else answer
 
     # --- tokens -----------------------------------------------------------------------------------------
 
     def _identity(self, request: Request, query: Mapping[str, str]) -> Response:
         form = {key: values[0] for key, values in parse_qs(request.body.decode("latin-1")).items()}
-        if "client_secret" in query:
-            self._note("secret in the address", "identity call")
         given = {**query, **form}
         client = given.get("client_id", "")
         secret = self.settings.clients.get(client)
@@ -181,9 +180,12 @@ class Marketo:
         bearer = request.headers.get("authorization", "")
         value = bearer.removeprefix("Bearer ") if bearer.startswith("Bearer ") else ""
         if not value:
-            if "access_token" in query:
-                self._note("token outside of the header", "in the address")
-            raise _Refused("603", "Access denied")
+            in_form = _token_in_form(request)
+            if "access_token" in query or in_form:
+                self._note("token outside of the header", "in the form" if in_form else "in the address")
+            if not (in_form and self.settings.accept_token_in_form):
+                raise _Refused("603", "Access denied")
+            value = in_form
         for client, token in self._tokens.items():
             if token.value == value:
                 if token.expires_at > self.now:
@@ -198,10 +200,16 @@ class Marketo:
 
     def _admit(self, request: Request, query: Mapping[str, str]) -> None:
         """Token, quota, rate and calls at a time, in this order. What passes counts."""
-        path = urlsplit(request.target).path
-        if not path.startswith(("/rest/", "/bulk/")) or "//" in path:
+        path = request.target.partition("?")[0]
+        creates = any(pattern.match(path) for pattern, _ in _CREATE)
+        if not (creates or _OTHER.match(path) or any(pattern.match(path) for pattern, _ in _BATCH)):
             raise _Refused("610", "Requested resource not found")
         self._client_of(request, query)
+        if request.method != ("POST" if creates else "GET"):
+            raise _Refused("605", "HTTP Method not supported")
+        if (day := self.now // 86_400.0) != self._day:
+            self._calls_today = 0 if self._day is not None else self._calls_today
+            self._day = day
         if self._calls_today >= self.settings.calls_per_day:
             raise _Refused("607", f"Daily API Quota '{self.settings.calls_per_day}' reached")
         while self._window and self._window[0] <= self.now - WINDOW_S:
@@ -214,27 +222,25 @@ class Marketo:
             raise _Refused("615", f"Concurrent access limit '{self.settings.calls_at_once}' reached")
         self._window.append(self.now)
         self._calls_today += 1
+        if path.startswith("/bulk/") and not self.settings.may_import:
+            raise _Refused("603", "Access denied")
 
     # --- routes -----------------------------------------------------------------------------------------
 
     def _route(self, request: Request, path: str, query: Mapping[str, str]) -> Response:
         for pattern, kind in _CREATE:
             if match := pattern.match(path):
-                if request.method != "POST":
-                    raise _Refused("605", "HTTP Method not supported")
                 return self._create(kind, match.groupdict().get("name"), request, query)
-        if request.method != "GET":
-            raise _Refused("605", "HTTP Method not supported")
         for pattern, kind in _BATCH:
             if match := pattern.match(path):
-                return self._batch(kind, int(match["id"]), match["what"] or "status")
-        return self._describe(path)
+                return self._batch(
+                    _full_kind(kind, match.groupdict().get("name")), int(match["id"]), match["what"] or "status"
+                )
+        return self._describe(path, query)
 
     def _create(self, kind: str, name: str | None, request: Request, query: Mapping[str, str]) -> Response:
-        if not self.settings.may_import:
-            raise _Refused("603", "Access denied")
-        if len(request.body) > self.settings.file_limit:
-            self._note("body over the limit", f"{len(request.body):,} bytes")
+        if (size := max(len(request.body), request.announced)) > self.settings.file_limit:
+            self._note("body over the limit", f"{size:,} bytes")
             raise _Refused("413", "Request Entity Too Large", 413)
         if "content-encoding" in request.headers:
             self._note("compressed upload", request.headers["content-encoding"])
@@ -276,7 +282,7 @@ class Marketo:
         """Fields, key columns and the reason for a missing key; refuses what does not exist."""
         if kind == "customobjects":
             if name is None or name not in OBJECTS:
-                raise _Refused("1013", f"Object '{name}' not found")
+                raise _Refused("610", f"Object '{name}' not found")
             keys, fields = OBJECTS[name]
             return {field.name: field for field in fields}, keys, lambda key: "missing.dedupe.fields"
         if kind == "members":
@@ -341,7 +347,8 @@ class Marketo:
         self._next_batch += 1
         job = Job(
             batch_id=self._next_batch,
-            kind=kind if kind != "customobjects" else f"customobjects:{name}",
+            kind=_full_kind(kind, name),
+            keys=tuple(keys),
             accepted_at=self.now,
             seconds=self.settings.seconds_per_job + judgement.rows / self.settings.rows_per_second,
             judgement=judgement,
@@ -366,7 +373,7 @@ class Marketo:
 
     def _batch(self, kind: str, batch_id: int, what: str) -> Response:
         job = self.jobs.get(batch_id)
-        if job is None or not job.kind.startswith(kind) or self.now - job.accepted_at > self.settings.batch_life:
+        if job is None or job.kind != kind or self.now - job.accepted_at > self.settings.batch_life:
             if job is None:
                 self._note("an unknown batch asked after", str(batch_id))
             if self.settings.unknown_batch == "404":
@@ -415,12 +422,11 @@ class Marketo:
                 raise _Refused("404", "", 404)
             if self.settings.no_rows == "empty":
                 return Response(200, headers, b"")
-        keys = ("email",) if job.kind != "leads" else tuple(LOOKUP_FIELDS)
         column = "Import Failure Reason" if what == "failures" else "Import Warning Reason"
-        body = result_file(job.judgement.header, rows, column, job.format, keys, self.settings, self._rng)
+        body = result_file(job.judgement.header, rows, column, job.format, job.keys, self.settings, self._rng)
         return Response(200, headers, body)
 
-    def _describe(self, path: str) -> Response:
+    def _describe(self, path: str, query: Mapping[str, str]) -> Response:
         result: list[object]
         if path == "/rest/v1/leads/describe2.json":
             fields = [described(field) for field in LEAD_FIELDS]
@@ -444,7 +450,12 @@ class Marketo:
         elif path == "/rest/v1/leads/partitions.json":
             result = [{"id": i, "name": name} for i, name in enumerate(self.settings.partitions, 1)]
         elif path == "/rest/v1/lists.json":
-            result = [{"id": number, "name": f"List {number}"} for number in sorted(self.settings.lists)]
+            result = [
+                {"id": number, "name": f"List {number}"}
+                for number in sorted(self.settings.lists)
+                if query.get("id", str(number)) == str(number)
+                and query.get("name", f"List {number}") == f"List {number}"
+            ]
         elif match := re.match(r"/rest/v1/lists/(\d+)\.json\Z", path):
             if int(match[1]) not in self.settings.lists:
                 raise _Refused("1013", f"List '{match[1]}' not found")
@@ -462,7 +473,7 @@ class Marketo:
         """Jobs of other integrations take up places, each processed for so long."""
         self.now = max(self.now, now)
         self.queue.advance(self.now)
-        for _ in range(count):
+        for _ in range(min(count, self.settings.queue_limit - len(self.queue))):
             job = Job(batch_id=0, kind="foreign", accepted_at=self.now, seconds=seconds, ours=False)
             self.queue.add(job, self.now)
 
@@ -523,6 +534,23 @@ class Marketo:
 
     def _request_id(self) -> str:
         return f"{self._requests:x}#{int(self.now * 1000):x}"
+
+
+_OTHER = re.compile(
+    r"/rest/v1/(leads/(describe2|partitions)|programs/members/describe|lists(/\d+)?|stats/usage"
+    r"|customobjects/[^/]+/describe)\.json\Z"
+)
+
+
+def _full_kind(kind: str, name: str | None) -> str:
+    return f"customobjects:{name}" if kind == "customobjects" else kind
+
+
+def _token_in_form(request: Request) -> str:
+    try:
+        return parse(request.body, request.headers.get("content-type", "")).fields.get("access_token", "")
+    except MalformedError:
+        return ""
 
 
 def _kind(method: str, path: str) -> str:

@@ -22,6 +22,7 @@ class Job:
     seconds: float
     judgement: Judgement | None = None
     format: str = "csv"
+    keys: tuple[str, ...] = ()
     sha256: str = ""
     client: str = ""
     list_id: int | None = None
@@ -85,11 +86,12 @@ class Queue:
         """Jobs of others end now, the newest first."""
         others = [job for job in (*self.running.values(), *self.waiting) if not job.ours][::-1][:count]
         for job in others:
-            if job in self.waiting:
-                self.waiting.remove(job)
+            if job.processor is None:
+                self.waiting = deque(other for other in self.waiting if other is not job)
             else:
-                job.seconds = now - (job.started_at or now)
-        self.advance(now)
+                job.ended_at = now
+                self.ended.append(self.running.pop(job.processor))
+        self._start(now)
 
     def importing_into(self, list_id: int, *, queued_too: bool) -> bool:
         jobs = (*self.running.values(), *(self.waiting if queued_too else ()))
