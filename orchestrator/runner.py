@@ -89,7 +89,7 @@ SILENT_S = 1800.0
 BATCH_LIFE_S = 7 * 86400.0
 """Marketo: a batch id stays valid for seven days."""
 FILE_TRIES = 3
-"""Downloads of a result file whose rows do not match Marketo's count, before the last one is kept as it is."""
+"""Downloads of a result file that seems to be cut, before the last one is kept as it is."""
 OBSERVE_S = 0.5
 CALLS_STORED_EVERY_S = 10.0
 ADOPT_S = 5.0
@@ -502,10 +502,13 @@ class Runner:
             lambda token: self._marketo.result_file(token, load.target, action.batch_id, which, save_to),
         )
         if isinstance(outcome, Saved):
-            records = await anyio.to_thread.run_sync(_count_records, save_to, load)
-            if records == rows or self._strikes[key] >= FILE_TRIES:
+            records, ended = await anyio.to_thread.run_sync(_count_records, save_to, load)
+            # More records than rows are values with line ends that were not quoted again.
+            if (records >= rows and ended) or self._strikes[key] >= FILE_TRIES:
                 return CollectedFile(str(save_to), records)
             why = f"the {which} file has {records} rows where Marketo counted {rows}"
+            if records >= rows:
+                why = f"the {which} file does not end with a line end: it may be cut"
         elif ruling.verdict is Verdict.NOTHING_THERE and self._strikes[key] >= FILE_TRIES:
             return None
         elif self._after_tries(key, ruling) is Verdict.GONE:
@@ -635,8 +638,10 @@ class _GoneError(Exception):
         self.why = why
 
 
-def _count_records(path: Path, load: Load) -> int:
-    return len(read_echoes(path.read_bytes(), load.format).records)
+def _count_records(path: Path, load: Load) -> tuple[int, bool]:
+    """How many records a result file has, and whether its last line is whole."""
+    content = path.read_bytes()
+    return len(read_echoes(content, load.format).records), content.endswith((b"\n", b"\r"))
 
 
 def _quota_spent(why: str, now: float) -> Stopped:

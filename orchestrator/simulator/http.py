@@ -48,7 +48,9 @@ class Door:
             self.model.in_flight += 1
         try:
             length = int(headers.get("content-length", "0") or 0)
-            body = await _body(receive) if length <= self.model.settings.file_limit else b""
+            # A body over the limit is read and dropped, as servers do: closing at once would reset the connection
+            # before the client has seen the answer.
+            body = await _body(receive, keep=length <= self.model.settings.file_limit)
             if body is None:
                 return  # the client went away in mid-body: nothing was executed
             with self.lock:
@@ -70,13 +72,14 @@ class Door:
             job.body = None
 
 
-async def _body(receive: Any) -> bytes | None:
+async def _body(receive: Any, *, keep: bool) -> bytes | None:
     pieces: list[bytes] = []
     while True:
         message = await receive()
         if message["type"] == "http.disconnect":
             return None
-        pieces.append(message.get("body", b""))
+        if keep:
+            pieces.append(message.get("body", b""))
         if not message.get("more_body", False):
             return b"".join(pieces)
 

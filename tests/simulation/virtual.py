@@ -99,11 +99,10 @@ def run(main: Callable[[], Awaitable[T]], *, start: float = 0.0, end: float = fl
             result = loop.run_until_complete(main())
         return result, loop.time()
     finally:
-        with contextlib.suppress(Deadlock):
-            _close(loop)
+        drop(loop)
 
 
-def _close(loop: VirtualLoop) -> None:
+def drop(loop: VirtualLoop) -> None:
     """Drop what is left without running it: a crashed process runs no `finally` either."""
     for task in asyncio.all_tasks(loop):
         task._log_destroy_pending = False  # type: ignore[attr-defined]
