@@ -12,7 +12,7 @@ Killed at any instant, the next run finds the same ledger and goes on; an offer 
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -154,7 +154,8 @@ class Runner:
         self._queue = Admission(limits.queued_jobs)
         self._lane = Admission(limits.queued_jobs) if load.target.list_id is not None else None
         self._watches: dict[ChunkKey, Watch] = {}
-        self._strikes: Counter[ChunkKey] = Counter()
+        self._strikes: defaultdict[ChunkKey, Counter[str]] = defaultdict(Counter)
+        """What went wrong with a chunk since it last went well: all in a row, and by what would follow too many."""
         self._busy: dict[ChunkKey, Action] = {}
         self._stop: OrchestratorError | None = None
         self._stop_requested = False
@@ -372,7 +373,7 @@ class Runner:
             raise
         now = self._clock.now()
         if offered is None:  # no token: nothing was sent, nothing is written down
-            self._give_up_if(ruling)
+            self._give_up_if(ruling.verdict, ruling)
             return
         if isinstance(outcome, Answered) and ruling.verdict is Verdict.DONE:
             batch_id = batch_id_of(outcome)
@@ -399,7 +400,7 @@ class Runner:
         """An upload that came back without a batch id: what the ledger has to know of it."""
         load, now, why = self._load, self._clock.now(), ruling.why
         log.warning("upload.refused", chunk=offered.number, verdict=ruling.verdict.name, why=why)
-        match self._after_tries((load.id, offered.number), ruling):
+        match verdict := self._after_tries((load.id, offered.number), ruling):
             case Verdict.WAIT_FOR_SLOT:
                 wait_s = self._limits.max_interval_s * self._rng.uniform(1.0, 2.0)
                 await self._record(offered, Deferred(now, now, why))
@@ -421,7 +422,7 @@ class Runner:
             case _:
                 wait_s = self._backoff_s((load.id, offered.number))
                 await self._record(offered, Deferred(now, now + wait_s, why))
-                self._give_up_if(ruling)
+                self._give_up_if(verdict, ruling)
 
     async def _halve(self, offered: Standing, why: str) -> None:
         load, now = self._load, self._clock.now()
@@ -464,11 +465,11 @@ class Runner:
         log.warning("poll.failed", batch=action.batch_id, verdict=ruling.verdict.name, why=ruling.why)
         standing = await self._standing(action)
         accepted_at = standing.offer.accepted_at if standing.offer is not None else None
-        gone = self._after_tries(key, ruling) is Verdict.GONE
-        if gone or (accepted_at is not None and now - accepted_at > BATCH_LIFE_S):
+        verdict = self._after_tries(key, ruling)
+        if verdict is Verdict.GONE or (accepted_at is not None and now - accepted_at > BATCH_LIFE_S):
             await self._record(standing, Expired(now, ruling.why or "seven days are over"))
         else:
-            self._give_up_if(ruling)
+            self._give_up_if(verdict, ruling)
 
     async def _collect(self, action: Collect) -> None:
         """Save the failure and warning files of an ended batch, and count their rows against Marketo's."""
@@ -504,43 +505,45 @@ class Runner:
         if isinstance(outcome, Saved):
             records, ended = await anyio.to_thread.run_sync(_count_records, save_to, load)
             # More records than rows are values with line ends that were not quoted again.
-            if (records >= rows and ended) or self._strikes[key] >= FILE_TRIES:
+            if (records >= rows and ended) or self._strikes[key][which] >= FILE_TRIES:
                 return CollectedFile(str(save_to), records)
             why = f"the {which} file has {records} rows where Marketo counted {rows}"
             if records >= rows:
                 why = f"the {which} file does not end with a line end: it may be cut"
-        elif ruling.verdict is Verdict.NOTHING_THERE and self._strikes[key] >= FILE_TRIES:
+        elif ruling.verdict is Verdict.NOTHING_THERE and self._strikes[key][which] >= FILE_TRIES:
             return None
-        elif self._after_tries(key, ruling) is Verdict.GONE:
+        elif (verdict := self._after_tries(key, ruling)) is Verdict.GONE:
             raise _GoneError(ruling.why)
         else:
-            self._give_up_if(ruling)
+            self._give_up_if(verdict, ruling)
             why = ruling.why or f"no {which} file, though Marketo counted {rows} rows"
         log.warning("collect.failed", batch=action.batch_id, which=which, why=why)
         if isinstance(outcome, Saved) or ruling.verdict is Verdict.NOTHING_THERE:
-            self._strikes[key] += 1
+            self._strikes[key].update(("all", which))
         raise _LaterError(key, why)
 
     # --- rulings ----------------------------------------------------------------------------------------
 
     def _after_tries(self, key: ChunkKey, ruling: Ruling) -> Verdict:
         """The verdict, or what comes after it when it has been repeated often enough."""
-        if ruling.verdict is not Verdict.ASK_AGAIN or ruling.tries is None:
+        if ruling.verdict is not Verdict.ASK_AGAIN:
             return ruling.verdict
-        self._strikes[key] += 1
-        return ruling.then if self._strikes[key] > ruling.tries else Verdict.ASK_AGAIN
+        strikes = self._strikes[key]
+        strikes["all"] += 1
+        if ruling.tries is None:
+            return Verdict.ASK_AGAIN
+        strikes[ruling.then.name] += 1
+        return ruling.then if strikes[ruling.then.name] > ruling.tries else Verdict.ASK_AGAIN
 
     def _backoff_s(self, key: ChunkKey) -> float:
-        base_s = self._limits.min_interval_s * 2.0 ** min(self._strikes[key], 6)
+        base_s = self._limits.min_interval_s * 2.0 ** min(self._strikes[key]["all"], 6)
         return min(base_s, self._limits.max_interval_s) * self._rng.uniform(0.5, 1.0)
 
-    def _give_up_if(self, ruling: Ruling) -> None:
+    def _give_up_if(self, verdict: Verdict, ruling: Ruling) -> None:
         """Stop the load when no call of this kind can succeed until someone changes something."""
-        if ruling.verdict is Verdict.WAIT_FOR_QUOTA:
+        if verdict is Verdict.WAIT_FOR_QUOTA:
             raise _quota_spent(ruling.why, self._clock.now())
-        exhausted = ruling.verdict is Verdict.ASK_AGAIN and ruling.then is Verdict.GIVE_UP_LOAD
-        tries = max(self._strikes.values(), default=0)
-        if ruling.verdict is Verdict.GIVE_UP_LOAD or (exhausted and ruling.tries is not None and tries > ruling.tries):
+        if verdict is Verdict.GIVE_UP_LOAD:
             kinds: dict[int, type[OrchestratorError]] = {69: Unreachable, 77: AccessRefused, 78: Misconfigured}
             kind = kinds.get(ruling.exit_code, InternalFault)
             raise kind(f"{self._load.subscription} refused: {ruling.why}", remedy=ruling.remedy)

@@ -48,15 +48,14 @@ class Door:
             self.model.in_flight += 1
         try:
             length = int(headers.get("content-length", "0") or 0)
-            # A body over the limit is read and dropped, as servers do: closing at once would reset the connection
-            # before the client has seen the answer.
-            body = await _body(receive, keep=length <= self.model.settings.file_limit)
+            unread = length > self.model.settings.file_limit
+            body = b"" if unread else await _body(receive)
             if body is None:
                 return  # the client went away in mid-body: nothing was executed
             with self.lock:
                 answer = self.model.handle(Request(scope["method"], target, headers, body, length), self.now())
                 self._keep_bodies()
-            await _answer(answer, receive, send)
+            await _answer(answer, receive, send, unread=unread)
         finally:
             with self.lock:
                 self.model.in_flight -= 1
@@ -72,19 +71,18 @@ class Door:
             job.body = None
 
 
-async def _body(receive: Any, *, keep: bool) -> bytes | None:
+async def _body(receive: Any) -> bytes | None:
     pieces: list[bytes] = []
     while True:
         message = await receive()
         if message["type"] == "http.disconnect":
             return None
-        if keep:
-            pieces.append(message.get("body", b""))
+        pieces.append(message.get("body", b""))
         if not message.get("more_body", False):
             return b"".join(pieces)
 
 
-async def _answer(answer: Response, receive: Any, send: Any) -> None:
+async def _answer(answer: Response, receive: Any, send: Any, *, unread: bool) -> None:
     if answer.effect == "drop":
         receive.__self__.transport.abort()  # the server's own connection: ASGI has no word for closing it
         while (await receive())["type"] != "http.disconnect":
@@ -106,6 +104,11 @@ async def _answer(answer: Response, receive: Any, send: Any) -> None:
             await send({"type": "http.response.body", "body": body[start : start + third], "more_body": True})
             await asyncio.sleep(SLOW_PAUSE_S)
         body = b""
+    if unread:  # answered at once; then read and dropped, as servers do: closing now would reset the connection
+        await send({"type": "http.response.body", "body": body, "more_body": True})
+        body = b""
+        while (message := await receive())["type"] == "http.request" and message.get("more_body", False):
+            pass
     await send({"type": "http.response.body", "body": body})
 
 
