@@ -4,11 +4,13 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
 .ONESHELL:
-.PHONY: help demo load test check bench lock clean
+.PHONY: help demo load test check bench sim lock clean
 
 VENV := .venv
 BIN := $(VENV)/bin
 CONFIG ?=
+SEEDS ?= 1000
+SEED ?=
 ARGS ?=
 
 help: ## list the targets
@@ -34,6 +36,9 @@ check: $(VENV)/.ok ## format, lint, types, layers, docs
 bench: $(VENV)/.ok ## speeds beside other tools, as ratios measured in one run
 	$(BIN)/python benchmarks/plan.py
 	$(BIN)/python benchmarks/load.py
+
+sim: $(VENV)/.ok ## whole loads under faults and crashes: make sim SEEDS=10000 (or 5000-6000), make sim SEED=17 for one
+	$(BIN)/python tests/simulation/run.py $(if $(SEED),$(SEED) aloud,$(SEEDS))
 
 lock: ## write requirements.lock again from pyproject.toml (needs uv)
 	uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --quiet --extra dev pyproject.toml -o requirements.lock

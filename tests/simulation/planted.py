@@ -1,0 +1,335 @@
+"""Bugs, switched on one by one: the simulation is worth what it finds. Never shipped, never left on.
+
+Each is a mistake that a loader of this kind has made or could make; `PLANTED` names it in the words of its author.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
+from typing import Any
+from unittest.mock import patch
+
+from orchestrator import caller, library, runner
+from orchestrator.adapters import render
+from orchestrator.adapters.files import plan_file
+from orchestrator.adapters.ledger import Ledger
+from orchestrator.core import lifecycle, report, schedule
+from orchestrator.core.answers import BatchStatus, status_of
+from orchestrator.core.locate import read_sent
+from orchestrator.core.model import (
+    Accepted,
+    AnswerLost,
+    Chunk,
+    ChunkRecord,
+    CollectedFile,
+    Counts,
+    Deferred,
+    Fact,
+    Format,
+    Offered,
+    Span,
+    Standing,
+    State,
+    Totals,
+)
+from orchestrator.core.plan import halve
+from orchestrator.core.report import Account, ReportRow, rows_of_chunk
+from orchestrator.core.schedule import Limits, next_actions
+from orchestrator.core.verdicts import Answered, CallKind, Outcome, Ruling, Verdict, judge
+
+Bug = Callable[[], AbstractContextManager[Any]]
+PLANTED: dict[str, Bug] = {}
+
+
+def planted(name: str) -> Callable[[Bug], Bug]:
+    def add(bug: Bug) -> Bug:
+        PLANTED[name] = bug
+        return bug
+
+    return add
+
+
+def _judged(change: Callable[[Ruling, Outcome, CallKind], Ruling]) -> AbstractContextManager[Any]:
+    return patch.object(caller, "judge", lambda outcome, kind: change(judge(outcome, kind), outcome, kind))
+
+
+def _status(change: Callable[[BatchStatus], BatchStatus]) -> AbstractContextManager[Any]:
+    def changed(answer: Answered, batch_id: Any) -> BatchStatus | None:
+        status = status_of(answer, batch_id)
+        return None if status is None else change(status)
+
+    return patch.object(runner, "status_of", changed)
+
+
+def _limits(change: Callable[[Limits], Limits]) -> AbstractContextManager[Any]:
+    limits = library._limits
+    return patch.object(library, "_limits", lambda config: change(limits(config)))
+
+
+def _recorded(change: Callable[[Fact], Fact]) -> AbstractContextManager[Any]:
+    record = Ledger.record
+    return patch.object(
+        Ledger, "record", lambda self, load_id, number, fact: record(self, load_id, number, change(fact))
+    )
+
+
+# --- sending --------------------------------------------------------------------------------------------
+
+
+@planted("an upload without an answer is simply sent again")
+def _() -> AbstractContextManager[Any]:
+    def change(ruling: Ruling, _: Outcome, __: CallKind) -> Ruling:
+        return replace(ruling, verdict=Verdict.ASK_AGAIN) if ruling.verdict is Verdict.DOUBT else ruling
+
+    return _judged(change)
+
+
+@planted("after a crash, what was under way counts as not sent")
+def _() -> AbstractContextManager[Any]:
+    def change(fact: Fact) -> Fact:
+        is_restart = isinstance(fact, AnswerLost) and "process ended" in fact.why
+        return Deferred(fact.at, fact.at, "restart") if is_restart else fact
+
+    return _recorded(change)
+
+
+@planted("a doubt is over at once")
+def _() -> AbstractContextManager[Any]:
+    return patch.object(schedule, "fence_passed", lambda *_: True)
+
+
+@planted("the lease of a doubt is a second")
+def _() -> AbstractContextManager[Any]:
+    return _limits(lambda limits: replace(limits, doubt_lease_s=1.0))
+
+
+@planted("the fence believes one batch")
+def _() -> AbstractContextManager[Any]:
+    return patch.object(schedule, "PROCESSORS", 1)
+
+
+@planted("slots are not counted")
+def _() -> AbstractContextManager[Any]:
+    return _limits(lambda limits: replace(limits, queued_jobs=10))
+
+
+@planted("a doubt gives its slot back")
+def _() -> AbstractContextManager[Any]:
+    return patch.object(lifecycle, "HOLDS_SLOT", lifecycle.HOLDS_SLOT - {State.DOUBTFUL})
+
+
+@planted("the intent is kept in memory until the answer is there")
+@contextmanager
+def _() -> Iterator[None]:
+    claim, record = Ledger.claim, Ledger.record
+
+    def claim_later(self: Ledger, load_id: Any, number: Any, at: float, limit: int) -> Standing:
+        return lifecycle.apply(self._standing(load_id, number), Offered(at, 1))
+
+    def record_both(self: Ledger, load_id: Any, number: Any, fact: Fact) -> Standing:
+        if self._standing(load_id, number).state is State.PLANNED:
+            claim(self, load_id, number, fact.at, 10)
+        return record(self, load_id, number, fact)
+
+    with patch.object(Ledger, "claim", claim_later), patch.object(Ledger, "record", record_both):
+        yield
+
+
+@planted("batches under way are forgotten at a restart")
+def _() -> AbstractContextManager[Any]:
+    begin = runner.Runner._begin
+
+    async def forgetting(self: runner.Runner) -> None:
+        forget = "UPDATE chunks SET state = 'planned', slot = NULL WHERE state IN ('queued', 'importing')"
+        with self._ledger._transaction():
+            self._ledger._db.execute(forget)
+        await begin(self)
+
+    return patch.object(runner.Runner, "_begin", forgetting)
+
+
+@planted("every chunk takes the first slot")
+def _() -> AbstractContextManager[Any]:
+    record = Ledger._record
+
+    def first(self: Ledger, before: Standing, fact: Fact) -> Standing:
+        return record(self, before, replace(fact, slot=1) if isinstance(fact, Offered) else fact)
+
+    return patch.object(Ledger, "_record", first)
+
+
+@planted("the budget is overdrawn by a header")
+def _() -> AbstractContextManager[Any]:
+    def generous(path: Any, *, budget: int, **others: Any) -> Any:
+        return plan_file(path, budget=budget + 40, **others)
+
+    return patch.object(library, "plan_file", generous)
+
+
+@planted("both halves of a chunk are its first half")
+def _() -> AbstractContextManager[Any]:
+    def same(chunk: Chunk, header: bytes, rows: bytes, format: Format) -> tuple[Chunk, Chunk]:
+        first, second = halve(chunk, header, rows, format)
+        return first, replace(first, number=second.number, spans=(replace(first.spans[0], rows=second.rows),))
+
+    return patch.object(runner, "halve", same)
+
+
+@planted("a chunk that is too large is given up")
+def _() -> AbstractContextManager[Any]:
+    def change(ruling: Ruling, _: Outcome, __: CallKind) -> Ruling:
+        return replace(ruling, verdict=Verdict.GIVE_UP_CHUNK) if ruling.verdict is Verdict.HALVE else ruling
+
+    return _judged(change)
+
+
+# --- asking ---------------------------------------------------------------------------------------------
+
+
+@planted("complete is success")
+def _() -> AbstractContextManager[Any]:
+    def change(status: BatchStatus) -> BatchStatus:
+        imported = status.counts.imported + status.counts.failed
+        return replace(status, counts=replace(status.counts, imported=imported, failed=0))
+
+    return _status(change)
+
+
+@planted("a warned row counts as failed")
+def _() -> AbstractContextManager[Any]:
+    def change(status: BatchStatus) -> BatchStatus:
+        counts = status.counts
+        worse = Counts(counts.imported - counts.warned, counts.failed + counts.warned, counts.warned)
+        return replace(status, counts=worse)
+
+    return _status(change)
+
+
+@planted("failed is complete")
+def _() -> AbstractContextManager[Any]:
+    return _status(lambda status: replace(status, word="Complete") if status.word == "Failed" else status)
+
+
+@planted("an unknown status is the end")
+def _() -> AbstractContextManager[Any]:
+    return _status(lambda status: replace(status, word="Complete") if status.word == "unknown" else status)
+
+
+@planted("an answer about another batch is believed")
+def _() -> AbstractContextManager[Any]:
+    def any_batch(answer: Answered, batch_id: Any) -> BatchStatus | None:
+        item = answer.result[0] if answer.result else None
+        if isinstance(item, dict) and str(item.get("batchId")) != str(batch_id):
+            return BatchStatus("Complete", Counts(0, 0, 0), "")
+        return status_of(answer, batch_id)
+
+    return patch.object(runner, "status_of", any_batch)
+
+
+@planted("a broken batch is sent again for ever")
+def _() -> AbstractContextManager[Any]:
+    return patch.object(lifecycle, "BATCH_FAILURES_ALLOWED", 10**9)
+
+
+@planted("one failed question fails the batch")
+def _() -> AbstractContextManager[Any]:
+    def change(ruling: Ruling, _: Outcome, kind: CallKind) -> Ruling:
+        doomed = kind == "status" and ruling.verdict is Verdict.ASK_AGAIN
+        return replace(ruling, tries=0, then=Verdict.GONE) if doomed else ruling
+
+    return _judged(change)
+
+
+@planted("a deferred chunk is never looked at again")
+def _() -> AbstractContextManager[Any]:
+    ready = Ledger.ready
+    return patch.object(
+        Ledger, "ready", lambda self, *args: [s for s in ready(self, *args) if s.not_before == 0 or s.attempts == 0]
+    )
+
+
+@planted("the loop sleeps past its next due time")
+def _() -> AbstractContextManager[Any]:
+    return patch.object(
+        runner, "next_actions", lambda *args, **more: replace(next_actions(*args, **more), wake_at=1e12)
+    )
+
+
+# --- collecting and reporting ---------------------------------------------------------------------------
+
+
+@planted("the rows of a result file are not counted")
+def _() -> AbstractContextManager[Any]:
+    return patch.object(runner, "_count_records", lambda *_: (10**9, True))
+
+
+@planted("warnings are not collected")
+def _() -> AbstractContextManager[Any]:
+    collect = runner.Runner._collect_file
+
+    async def failures_only(self: runner.Runner, action: Any, which: Any, rows: int) -> CollectedFile | None:
+        return None if which == "warnings" else await collect(self, action, which, rows)
+
+    return patch.object(runner.Runner, "_collect_file", failures_only)
+
+
+@planted("a row is told of under its neighbour's number")
+def _() -> AbstractContextManager[Any]:
+    def shifted(rows: bytes, spans: Iterable[Span], format: Format) -> Any:
+        return read_sent(rows, [replace(span, first_row=span.first_row + 1) for span in spans], format)
+
+    return patch.object(render, "read_sent", shifted)
+
+
+@planted("the report leaves out the last row of each chunk")
+def _() -> AbstractContextManager[Any]:
+    def fewer(*args: Any) -> list[ReportRow]:
+        return list(rows_of_chunk(*args))[:-1]
+
+    return patch.object(render, "rows_of_chunk", fewer)
+
+
+@planted("what is unknown counts as imported")
+def _() -> AbstractContextManager[Any]:
+    account = report.account
+
+    def hopeful(record: ChunkRecord) -> Account:
+        one = account(record)
+        return replace(one, imported=one.imported + one.failed, failed=0)
+
+    return patch.object(report, "account", hopeful)
+
+
+@planted("the exit code says that all is well")
+def _() -> AbstractContextManager[Any]:
+    def well(totals: Totals, *, fail_on_warning: bool) -> int:
+        return 0
+
+    return patch.object(library, "exit_code_of", well)
+
+
+@planted("a secret is written down with a reason")
+def _() -> AbstractContextManager[Any]:
+    def change(fact: Fact) -> Fact:
+        return replace(fact, why=f"{fact.why} (secret canary-client-secret)") if isinstance(fact, Deferred) else fact
+
+    return _recorded(change)
+
+
+@planted("the batch id is written down a moment later")
+@contextmanager
+def _() -> Iterator[None]:
+    record, kept = Ledger.record, list[tuple[Any, Any, Fact]]()
+
+    def late(self: Ledger, load_id: Any, number: Any, fact: Fact) -> Standing:
+        while kept:
+            record(self, *kept.pop())
+        if isinstance(fact, Accepted):
+            kept.append((load_id, number, fact))
+            return lifecycle.apply(self._standing(load_id, number), fact)
+        return record(self, load_id, number, fact)
+
+    with patch.object(Ledger, "record", late):
+        yield
