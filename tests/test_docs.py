@@ -136,7 +136,8 @@ def test_make_help_lists_every_target() -> None:
     """The Makefile is an interface."""
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     (phony,) = re.findall(r"^\.PHONY: (.*)$", makefile, re.MULTILINE)
-    listed = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    command = ["make", "--no-print-directory", "help"]
+    listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
     assert [line.split()[0] for line in listed.splitlines()] == phony.split()
     for target in ("demo", "load", "test", "check", "bench", "help"):
         assert target in phony.split()
