@@ -1,8 +1,21 @@
-"""Lets tests import from each other's folders: `from simulation.virtual import run`."""
+"""Lets tests import from each other's folders (`from simulation.virtual import run`); says what was tried in all."""
 
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from pathlib import Path
 
+import pytest
+
 sys.path.insert(0, str(Path(__file__).parent))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Totals of what tests have recorded: seeds, crash points, kills, ..."""
+    tried: Counter[str] = Counter()
+    for report in terminalreporter.stats.get("passed", []):
+        if report.when == "call":
+            tried.update({name: value for name, value in report.user_properties if isinstance(value, int)})
+    if tried:
+        terminalreporter.write_line("tried: " + ", ".join(f"{count:,} {name}" for name, count in sorted(tried.items())))

@@ -384,10 +384,15 @@ def _by_key(places: list[Place], found: Sequence[_Found], file: EchoFile, rows: 
             wanted[rows.delimiter.join(map(_plain, echo.cells[: rows.at_key + 1]))].append(index)
     beginnings = rows.by_beginning() if wanted else {}
     taken = {place.sent.row for place in places if place.sent is not None}
+    claims: dict[int, list[tuple[int, SentRow]]] = defaultdict(list)
     for beginning, indexes in wanted.items():
         among = [row for alike in beginnings.get(beginning, ()) for row in alike.rows]
-        if len(indexes) == len(among) == 1 and among[0].row not in taken:
-            places[indexes[0]] = Place(among[0])
+        if len(among) == 1 and among[0].row not in taken:
+            claims[among[0].row] += [(index, among[0]) for index in indexes]
+    for claimed in claims.values():
+        if len(claimed) == 1:
+            ((index, row),) = claimed
+            places[index] = Place(row)
 
 
 def _line_end(text: str, at: int) -> int:

@@ -311,6 +311,7 @@ class Planner:
             enough = bisect_left(stops, start + draft.target_bytes - draft.size_bytes, first, end) + 1
             cut = min(fits, enough, end)
             if cut == first:  # not even one more row fits
+                assert draft.rows, "a row that no chunk has room for was rejected before"
                 self._close_chunk()
                 continue
             stop = stops[cut - 1]

@@ -187,23 +187,24 @@ class RowScanner:
         )
         if not sound:
             for index, line in enumerate(lines, first):
-                problem = self._line_problem(line)
+                ended = found.stops[index] - (found.stops[index - 1] if index > first else start) > len(line)
+                problem = self._line_problem(line, len(line) + ended)
                 if problem is not None:
                     found.problems[index] = problem
 
-    def _line_problem(self, line: bytes) -> str | None:
+    def _line_problem(self, line: bytes, size_bytes: int) -> str | None:
         text = line[:-1] if line.endswith(b"\r") else line
         if not text:
             return BLANK
         if b"\r" in text:
             return _LONE_CR
-        return self._common_problem(line, line.count(self._delimiter) + 1)
+        return self._common_problem(line, line.count(self._delimiter) + 1, size_bytes)
 
     def _quoted(self, data: bytes, start: int, end: int, found: _Found) -> None:
         """A sound record with quotes. What stands outside of quotes are the even parts between them."""
         record = data[start:end]
         cells = b"".join(record.split(b'"')[::2]).count(self._delimiter) + 1
-        self._add(data, start, end, self._common_problem(record, cells), found)
+        self._add(data, start, end, self._common_problem(record, cells, len(record)), found)
 
     def _add(self, data: bytes, start: int, end: int, problem: str | None, found: _Found) -> None:
         index = len(found.stops)
@@ -214,9 +215,9 @@ class RowScanner:
         if extra:
             found.extra_lines[index] = extra
 
-    def _common_problem(self, record: bytes, cells: int) -> str | None:
-        if len(record) > self._max:
-            return too_large(len(record), self._max)
+    def _common_problem(self, record: bytes, cells: int, size_bytes: int) -> str | None:
+        if size_bytes > self._max:
+            return too_large(size_bytes, self._max)
         if cells != self._cells:
             return self._count_problem(cells)
         return _encoding_problem(record)

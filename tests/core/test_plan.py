@@ -286,3 +286,15 @@ def test_a_load_is_known_by_content_settings_and_subscription() -> None:
     }
     assert here not in others
     assert len(others) == 5
+
+
+@pytest.mark.parametrize("over", [-1, 0, 1])
+@pytest.mark.parametrize("ended", [True, False])
+def test_a_row_that_just_fits_is_sent_and_one_byte_more_is_rejected(over: int, ended: bool) -> None:
+    """Its line end counts. Beside an unsound row, each line is looked at alone: there the end was once forgotten."""
+    header, room = b"email,b\n", 40
+    row = b"a@x.io," + b"x" * (room - 7 - ended + over) + (b"\n" if ended else b"")
+    plan = plan_of(header + b"ragged\n" + row, budget=len(header) + room)
+    reasons = [rejected.reason for rejected in plan.rejected]
+    assert len(reasons) == (2 if over > 0 else 1)
+    assert [chunk.size_bytes for chunk in plan.chunks] == ([] if over > 0 else [len(header) + room + over])

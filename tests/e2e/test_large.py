@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -19,6 +18,13 @@ from orchestrator.simulator.http import SimulatorServer
 from orchestrator.simulator.leads import write_leads
 
 ROWS = 1_000_000
+MEASURED = """
+import resource, subprocess, sys
+code = subprocess.call(sys.argv[1:])
+open("peak", "w").write(str(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss))
+sys.exit(code)
+"""
+"""Runs a command from a small process: the system counts the memory of the process that forked it as well."""
 
 
 def rows(path: Path) -> Iterator[list[str]]:
@@ -71,15 +77,15 @@ def test_a_million_rows_arrive_once_at_full_speed_in_little_memory(tmp_path: Pat
         assert environment["ORCHESTRATOR_POLLING__MAX_INTERVAL"] == FAST["ORCHESTRATOR_POLLING__MAX_INTERVAL"]
         with (tmp_path / "out").open("w") as out, (tmp_path / "err").open("w") as err:
             process = subprocess.Popen(
-                [sys.executable, "-m", "orchestrator", "load", "leads.csv", "--json"],
+                [sys.executable, "-c", MEASURED, sys.executable, "-m", "orchestrator", "load", "leads.csv", "--json"],
                 cwd=tmp_path,
                 env=environment,
                 stdout=out,
                 stderr=err,
             )
-            _, status, usage = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
-        assert process.returncode == 3, (tmp_path / "err").read_text()
+            code = process.wait()
+        peak_kb = int((tmp_path / "peak").read_text())
+        assert code == 3, (tmp_path / "err").read_text()
         state = market.simulator.truth()
         complaints = truth(market.simulator, source)
         assert state["violations"] == []
@@ -93,7 +99,7 @@ def test_a_million_rows_arrive_once_at_full_speed_in_little_memory(tmp_path: Pat
     assert state["most_ours"] == 10
     assert state["refused_imports"] == {}
     assert min(state["busy"]) >= 0.98, state["busy"]
-    assert usage.ru_maxrss < 150_000, f"{usage.ru_maxrss} KB at most"
+    assert peak_kb < 150_000, f"{peak_kb} KB at most"
 
     (report,) = (tmp_path / "reports").iterdir()
     with (report / "report.jsonl").open(encoding="utf-8") as file:
@@ -106,4 +112,4 @@ def test_a_million_rows_arrive_once_at_full_speed_in_little_memory(tmp_path: Pat
     assert totals["warned"] == made.warned
     shutil.rmtree(kept)
     source.unlink()
-    print(f"peak memory {usage.ru_maxrss / 1000:.0f} MB, processors busy {state['busy']}")  # noqa: T201
+    print(f"peak memory {peak_kb / 1000:.0f} MB, processors busy {state['busy']}")  # noqa: T201

@@ -13,7 +13,7 @@ import tempfile
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -23,7 +23,7 @@ from simulation.virtual import Deadlock, VirtualClock, VirtualLoop, drop, inline
 from simulation.world import Crash, DyingConnection, Life, Network, SimulatedTransport, intent_is_durable, owned_by
 
 from orchestrator import library
-from orchestrator.adapters.ledger import Ledger
+from orchestrator.adapters.ledger import Ledger, connect
 from orchestrator.config import Config, load_config
 from orchestrator.core.lifecycle import AT_REST
 from orchestrator.core.model import ChunkRecord, State
@@ -153,8 +153,8 @@ def leads(rng: Random, rows: int) -> bytes:
 class Simulation:
     """Runs one scenario in a folder of its own."""
 
-    def __init__(self, scenario: Scenario, folder: Path) -> None:
-        self.scenario, self.folder = scenario, folder
+    def __init__(self, scenario: Scenario, folder: Path, open: Callable[[Path], Any] = connect) -> None:
+        self.scenario, self.folder, self._open = scenario, folder, open
         self.model = Marketo(scenario.settings)
         self.model.faults.rates.update(scenario.rates)
         self.model.faults.kinds = scenario.kinds
@@ -222,7 +222,7 @@ class Simulation:
         connections: list[DyingConnection] = []
 
         def connected(path: Path) -> Any:
-            connections.append(DyingConnection(path, life, self._storage_fault))
+            connections.append(DyingConnection(path, life, self._storage_fault, self._open))
             return connections[-1]
 
         world = World(clock=VirtualClock(), rng=self.rng, transport=transport, connect=connected)  # type: ignore[arg-type]
@@ -469,14 +469,13 @@ def quiet() -> Iterator[None]:
         structlog.reset_defaults()
 
 
-def play(seed: int, change: Callable[[Scenario], Scenario] = lambda scenario: scenario) -> Outcome:
+def play(
+    seed: int,
+    change: Callable[[Scenario], Scenario] = lambda scenario: scenario,
+    open: Callable[[Path], Any] = connect,
+) -> Outcome:
     """Run one seed and check it. Raises BrokenPromise."""
     with _folder() as folder, quiet():
-        simulation = Simulation(change(Scenario.of(seed)), folder)
+        simulation = Simulation(change(Scenario.of(seed)), folder, open)
         simulation.check(simulation.run())
         return simulation.outcome
-
-
-def crash_points(seed: int) -> int:
-    """How many points the seed's load has at which it could die, when nothing else goes wrong with its process."""
-    return play(seed, lambda scenario: replace(scenario, crashes=[])).points

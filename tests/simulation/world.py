@@ -57,10 +57,12 @@ class Life:
 class DyingConnection:
     """A connection to SQLite that dies with its process: what is not committed then is gone."""
 
-    def __init__(self, path: Path, life: Life, break_at: Callable[[str], str | None]) -> None:
-        self._real, self._life, self._break_at = connect(path), life, break_at
+    def __init__(
+        self, path: Path, life: Life, break_at: Callable[[str], str | None], open: Callable[[Path], Any] = connect
+    ) -> None:
+        self._real, self._life, self._break_at = open(path), life, break_at
 
-    def execute(self, sql: str, *arguments: Any) -> sqlite3.Cursor:
+    def execute(self, sql: str, *arguments: Any) -> Any:
         self._life.check()
         if (trouble := self._break_at(sql)) is not None:
             raise sqlite3.OperationalError(trouble)
@@ -73,13 +75,13 @@ class DyingConnection:
             self._life.point("before transaction")
         return self._real.execute(sql, *arguments)
 
-    def executemany(self, sql: str, rows: list[Any]) -> sqlite3.Cursor:
+    def executemany(self, sql: str, rows: list[Any]) -> Any:
         self._life.check()
         return self._real.executemany(sql, rows)
 
     @property
     def in_transaction(self) -> bool:
-        return not self._life.dead and self._real.in_transaction
+        return not self._life.dead and bool(self._real.in_transaction)
 
     def close(self) -> None:
         self._real.close()
