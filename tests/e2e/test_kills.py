@@ -23,9 +23,9 @@ def test_a_load_that_is_killed_over_and_over_ends_as_if_it_never_was(
     rng = Random(seed)
     write_leads(tmp_path / "leads.csv", 1_500, bad_share=0.03, seed=seed)
     killed = 0
-    with shop(tmp_path, quick(seconds_per_job=0.15, rows_per_second=5_000.0)) as market:
+    with shop(tmp_path, quick(seconds_per_job=0.5, rows_per_second=5_000.0)) as market:
         for _ in range(KILLS):
-            process = market.start("load", "leads.csv", ORCHESTRATOR_LIMITS__DOUBT_LEASE="4")
+            process = market.start("load", "leads.csv", ORCHESTRATOR_LIMITS__DOUBT_LEASE="6")
             try:
                 process.wait(rng.uniform(0.3, 2.0))
                 process.communicate()
@@ -34,7 +34,7 @@ def test_a_load_that_is_killed_over_and_over_ends_as_if_it_never_was(
                 process.kill()
                 process.communicate()
                 killed += 1
-        done = market.run("load", "leads.csv", "--json", ORCHESTRATOR_LIMITS__DOUBT_LEASE="4")
+        done = market.run("load", "leads.csv", "--json", ORCHESTRATOR_LIMITS__DOUBT_LEASE="6")
         assert done.code == 3, done
         report = market.report()
         doubts = len(report.json["doubts"])
