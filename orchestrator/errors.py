@@ -14,7 +14,8 @@
     ├── Stopped (75)             stopped and resumable
     │   ├── MaxWaitOver, QuotaSpent, DoubtHeld, LoadBusy
     │   ├── LedgerLocked         another process holds it
-    │   └── LedgerFailing        its disk is full, or reads and writes fail
+    │   ├── LedgerFailing        its disk is full, or reads and writes fail
+    │   └── ReportFailing        the report's folder cannot be written to
     ├── AccessRefused (77)       credentials or permissions refused
     └── Misconfigured (78)       the configuration is wrong
         ├── LedgerUnusable       the ledger is corrupt, or of a later release
@@ -141,6 +142,10 @@ class LedgerLocked(Stopped):
 
 class LedgerFailing(Stopped):
     """The ledger could not be read or written: nothing more was sent, since nothing could be written down."""
+
+
+class ReportFailing(Stopped):
+    """A result file or the report could not be written; everything else is in the ledger."""
 
 
 class AccessRefused(OrchestratorError):

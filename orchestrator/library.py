@@ -5,6 +5,8 @@ Shells hand in a Config and options, and get values and exceptions back; nothing
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
@@ -19,10 +21,10 @@ import structlog
 
 from orchestrator.adapters import locks
 from orchestrator.adapters.clock import Clock
-from orchestrator.adapters.files import fingerprint_file, plan_file
+from orchestrator.adapters.files import fingerprint_file, plan_file, private_folder
 from orchestrator.adapters.ledger import Connect, Ledger, connect
 from orchestrator.adapters.marketo import DESCRIBE_BYTES_MAX, Marketo, Transport
-from orchestrator.adapters.render import write_report
+from orchestrator.adapters.render import Written, write_report
 from orchestrator.caller import Caller
 from orchestrator.config import Config
 from orchestrator.core.lifecycle import AT_REST
@@ -48,7 +50,9 @@ from orchestrator.core.verdicts import Answered, Verdict
 from orchestrator.errors import (
     DoubtHeld,
     LoadBusy,
+    Misconfigured,
     OrchestratorError,
+    ReportFailing,
     SourceChanged,
     SourceMissing,
     TooManyRejected,
@@ -58,6 +62,8 @@ from orchestrator.runner import Progress, Runner
 
 log = structlog.get_logger()
 
+COLLECTED = "batches"
+"""Folder inside the report's, for the failure and warning files of each batch."""
 REJECTED_SHOWN = 5
 """Rejected rows named in a message."""
 
@@ -231,9 +237,10 @@ def _find_or_plan(config: Config, ledger: Ledger, source: Path, options: LoadOpt
     if known is not None and not (options.force and known.finished_at is not None):
         stat = path.stat()
         at = SourceFile(str(path), stat.st_size, stat.st_mtime_ns, stat.st_ino)
-        wanted = str(options.report_dir.resolve()) if options.report_dir else known.report_dir
-        ledger.move_source(known.id, at, wanted)
-        return replace(known, source=at, report_dir=wanted)
+        wanted = options.report_dir.resolve() if options.report_dir else Path(known.report_dir)
+        collected = str(_report_folder(wanted) / COLLECTED)
+        ledger.move_source(known.id, at, str(wanted), collected)
+        return replace(known, source=at, report_dir=str(wanted), collected_dir=collected)
     at, plan = plan_file(
         path,
         format=options.format,
@@ -247,7 +254,7 @@ def _find_or_plan(config: Config, ledger: Ledger, source: Path, options: LoadOpt
     while ledger.load(identity(again)) is not None:
         again += 1
     number = identity(again)
-    report_dir = (options.report_dir or config.report_dir / number).resolve()
+    report_dir = _report_folder((options.report_dir or config.report_dir / number).resolve())
     new = Load(
         id=number,
         subscription=config.subscription_host,
@@ -262,12 +269,26 @@ def _find_or_plan(config: Config, ledger: Ledger, source: Path, options: LoadOpt
         chunks=len(plan.chunks),
         on_doubt=options.on_doubt,
         report_dir=str(report_dir),
-        collected_dir=str(report_dir / "batches"),
+        collected_dir=str(report_dir / COLLECTED),
         created_at=clock.now(),
     )
     ledger.add_load(new, plan)
     log.info("load.planned", load=new.id, chunks=new.chunks, rows=new.rows, rejected=new.rejected)
     return new
+
+
+def _report_folder(folder: Path) -> Path:
+    """The report's folder, made before anything is sent."""
+    try:
+        private_folder(folder)
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, "it cannot be written to")
+    except OSError as error:
+        raise Misconfigured(
+            f"report folder {folder}: {error.strerror}",
+            remedy="Name another with --report-dir or report.dir; nothing was sent.",
+        ) from error
+    return folder
 
 
 def _identity(
@@ -388,7 +409,25 @@ def _finish(
 
 
 def _report(ledger: Ledger, load: Load, now: float, exit_code: int | None, *, stopped: str = "") -> LoadResult:
-    written = write_report(
+    try:
+        written = _write(ledger, load, now, exit_code, stopped)
+    except OSError as error:
+        raise ReportFailing(
+            f"report folder {load.report_dir}: {error.strerror}",
+            remedy="Make room there, or name another with --report-dir, and run the same command again.",
+        ) from error
+    return LoadResult(
+        load=load,
+        totals=written.totals,
+        exit_code=exit_code or 0,
+        report_dir=written.folder,
+        reasons=written.reasons,
+        doubts=sum(record.standing.doubts for record in ledger.records(load.id)),
+    )
+
+
+def _write(ledger: Ledger, load: Load, now: float, exit_code: int | None, stopped: str) -> Written:
+    return write_report(
         load=load,
         records=lambda: ledger.records(load.id),
         rejected=ledger.rejected_rows(load.id),
@@ -398,14 +437,6 @@ def _report(ledger: Ledger, load: Load, now: float, exit_code: int | None, *, st
         finished_at=load.finished_at or now,
         exit_code=exit_code or 0,
         stopped=stopped,
-    )
-    return LoadResult(
-        load=load,
-        totals=written.totals,
-        exit_code=exit_code or 0,
-        report_dir=written.folder,
-        reasons=written.reasons,
-        doubts=sum(record.standing.doubts for record in ledger.records(load.id)),
     )
 
 

@@ -70,6 +70,7 @@ from orchestrator.errors import (
     Misconfigured,
     OrchestratorError,
     QuotaSpent,
+    ReportFailing,
     SourceChanged,
     Stopped,
     Unreachable,
@@ -494,6 +495,15 @@ class Runner:
         log.info("chunk.settled", chunk=action.number, imported=counts.imported, failed=counts.failed)
 
     async def _collect_file(self, action: Collect, which: ResultFile, rows: int) -> CollectedFile | None:
+        try:
+            return await self._save_file(action, which, rows)
+        except OSError as error:
+            raise ReportFailing(
+                f"report folder {self._loads[action.load_id].collected_dir}: {error.strerror}",
+                remedy="Make room there, or name another with --report-dir, and run the same command again.",
+            ) from error
+
+    async def _save_file(self, action: Collect, which: ResultFile, rows: int) -> CollectedFile | None:
         load, key = self._loads[action.load_id], (action.load_id, action.number)
         folder = Path(load.collected_dir)
         await anyio.to_thread.run_sync(private_folder, folder)

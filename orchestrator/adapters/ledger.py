@@ -171,12 +171,13 @@ class Ledger:
             )
         ]
 
-    def move_source(self, load_id: LoadId, source: SourceFile, report_dir: str) -> None:
-        """The same content now stands elsewhere, or its report is wanted elsewhere."""
+    def move_source(self, load_id: LoadId, source: SourceFile, report_dir: str, collected_dir: str) -> None:
+        """The same content now stands elsewhere, or its report is wanted elsewhere. Collected files stay."""
         with self._transaction():
             self._db.execute(
-                "UPDATE loads SET source_path = ?, source_mtime_ns = ?, source_inode = ?, report_dir = ? WHERE id = ?",
-                (source.path, source.mtime_ns, source.inode, report_dir, load_id),
+                "UPDATE loads SET source_path = ?, source_mtime_ns = ?, source_inode = ?, report_dir = ?, "
+                "collected_dir = ? WHERE id = ?",
+                (source.path, source.mtime_ns, source.inode, report_dir, collected_dir, load_id),
             )
 
     def set_on_doubt(self, load_id: LoadId, on_doubt: str) -> None:

@@ -138,6 +138,31 @@ def test_a_corrupt_ledger_is_78_and_left_as_it_is(market: Shop) -> None:
     assert ledger.read_bytes() == before
 
 
+def test_a_report_folder_that_cannot_be_is_78_and_nothing_is_sent(market: Shop) -> None:
+    """A load whose report cannot be written is known to be useless before it is sent."""
+    (market.folder / "good.csv").write_bytes(GOOD)
+    accepted = market.simulator.truth()["batches_accepted"]
+    done = market.run("load", "good.csv", "--force", "--report-dir", "good.csv/x")
+    assert done.code == 78, done
+    assert_plain(done.err)
+    assert "good.csv/x" in done.err
+    assert market.simulator.truth()["batches_accepted"] == accepted
+
+
+def test_a_report_that_cannot_be_written_is_75_and_the_same_command_writes_it(market: Shop) -> None:
+    """The leads are in Marketo by then: nothing may be sent again."""
+    (market.folder / "late.csv").write_bytes(GOOD.replace(b"ann", b"late"))
+    (market.folder / "late" / ".report.csv.part").mkdir(parents=True)
+    done = market.run("load", "late.csv", "--report-dir", "late")
+    assert done.code == 75, done
+    assert_plain(done.err)
+    accepted = market.simulator.truth()["batches_accepted"]
+    (market.folder / "late" / ".report.csv.part").rmdir()
+    assert market.run("load", "late.csv", "--report-dir", "late").code == 0
+    assert (market.folder / "late" / "report.html").exists()
+    assert market.simulator.truth()["batches_accepted"] == accepted
+
+
 def test_warnings_alone_are_0_or_4(market: Shop) -> None:
     """A warned row is imported; who wants to stop on warnings says so."""
     (market.folder / "warned.csv").write_bytes(b"email,firstName\nann@example,Ann\n")
