@@ -64,6 +64,7 @@ log = structlog.get_logger()
 
 COLLECTED = "batches"
 """Folder inside the report's, for the failure and warning files of each batch."""
+QUOTA_PATIENCE_S = 5.0
 REJECTED_SHOWN = 5
 """Rejected rows named in a message."""
 
@@ -235,12 +236,7 @@ def _find_or_plan(config: Config, ledger: Ledger, source: Path, options: LoadOpt
         fingerprint = fingerprint_file(path)
         known = _newest(ledger, fingerprint, config, options)
     if known is not None and not (options.force and known.finished_at is not None):
-        stat = path.stat()
-        at = SourceFile(str(path), stat.st_size, stat.st_mtime_ns, stat.st_ino)
-        wanted = options.report_dir.resolve() if options.report_dir else Path(known.report_dir)
-        collected = str(_report_folder(wanted) / COLLECTED)
-        ledger.move_source(known.id, at, str(wanted), collected)
-        return replace(known, source=at, report_dir=str(wanted), collected_dir=collected)
+        return _known_again(ledger, known, path, options)
     at, plan = plan_file(
         path,
         format=options.format,
@@ -251,7 +247,9 @@ def _find_or_plan(config: Config, ledger: Ledger, source: Path, options: LoadOpt
     _check_rejected(path, plan, options.max_rejected)
     identity = _identity(plan.fingerprint, plan.format, config, options.target)
     again = 0
-    while ledger.load(identity(again)) is not None:
+    while (earlier := ledger.load(identity(again))) is not None:
+        if not options.force or earlier.finished_at is None:  # another process planned it while we did
+            return _known_again(ledger, earlier, path, options)
         again += 1
     number = identity(again)
     report_dir = _report_folder((options.report_dir or config.report_dir / number).resolve())
@@ -272,9 +270,22 @@ def _find_or_plan(config: Config, ledger: Ledger, source: Path, options: LoadOpt
         collected_dir=str(report_dir / COLLECTED),
         created_at=clock.now(),
     )
-    ledger.add_load(new, plan)
+    if not ledger.add_load(new, plan):  # another process was quicker by a moment
+        taken = ledger.load(new.id)
+        assert taken is not None
+        return _known_again(ledger, taken, path, options)
     log.info("load.planned", load=new.id, chunks=new.chunks, rows=new.rows, rejected=new.rejected)
     return new
+
+
+def _known_again(ledger: Ledger, known: Load, path: Path, options: LoadOptions) -> Load:
+    """A load that the ledger knows, with its source and report where they are now."""
+    stat = path.stat()
+    at = SourceFile(str(path), stat.st_size, stat.st_mtime_ns, stat.st_ino)
+    wanted = options.report_dir.resolve() if options.report_dir else Path(known.report_dir)
+    collected = str(_report_folder(wanted) / COLLECTED)
+    ledger.move_source(known.id, at, str(wanted), collected)
+    return replace(known, source=at, report_dir=str(wanted), collected_dir=collected)
 
 
 def _report_folder(folder: Path) -> Path:
@@ -610,7 +621,9 @@ async def _connected(config: Config, world: World) -> AsyncIterator[tuple[Market
 
 async def _calls_left(config: Config, marketo: Marketo, caller: Caller) -> int | None:
     """Calls of today's quota that this load may use; None when Marketo does not say what was used."""
-    outcome, _ = await caller.call("other", lambda token: marketo.get(token, "/rest/v1/stats/usage.json"))
+    outcome: object = None
+    with anyio.move_on_after(QUOTA_PATIENCE_S):  # nothing else, no signal either, is looked at meanwhile
+        outcome, _ = await caller.call("other", lambda token: marketo.get(token, "/rest/v1/stats/usage.json"))
     if not isinstance(outcome, Answered) or not outcome.success:
         return None
     match outcome.result:

@@ -72,6 +72,7 @@ from orchestrator.errors import (
     QuotaSpent,
     ReportFailing,
     SourceChanged,
+    SourceMissing,
     Stopped,
     Unreachable,
 )
@@ -202,7 +203,7 @@ class Runner:
                         self._busy[action.load_id, action.number] = action
                         tasks.start_soon(self._do, action)
                     self._show(decision, now)
-                    await self._sleep_until(decision.wake_at)
+                    await self._sleep_until(min(decision.wake_at, self._stop_at(now)))
                 tasks.cancel_scope.cancel()
         finally:
             with anyio.CancelScope(shield=True):
@@ -289,6 +290,13 @@ class Runner:
                     self._loads[load.id] = load
                     await self._recover(load.id)
 
+    def _stop_at(self, now: float) -> float:
+        """When a limit on the load's time is next to be looked at."""
+        limits = [self._started_at + NOT_REACHED_S]
+        if self._max_wait_s is not None:
+            limits.append(self._started_at + self._max_wait_s)
+        return min((at for at in limits if at > now), default=float("inf"))
+
     def _reason_to_stop(self, now: float) -> OrchestratorError | None:
         reached_at, trouble = self._caller.sound_at, self._caller.trouble
         if self._max_wait_s is not None and now - self._started_at >= self._max_wait_s:
@@ -368,7 +376,7 @@ class Runner:
             outcome, ruling = await self._caller.call("create", ask)
         except _NoSlot:
             return
-        except SourceChanged:
+        except (SourceChanged, SourceMissing):  # the body was not complete: nothing was executed
             if offered is not None:
                 await self._record(offered, Deferred(self._clock.now(), self._clock.now(), "source changed"))
             raise

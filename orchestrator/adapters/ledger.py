@@ -108,9 +108,11 @@ class Ledger:
 
     # --- loads ----------------------------------------------------------------------------------------
 
-    def add_load(self, load: Load, plan: Plan) -> None:
-        """A load and its whole plan, or neither."""
+    def add_load(self, load: Load, plan: Plan) -> bool:
+        """A load and its whole plan, or neither; False when a load with this id is there already."""
         with self._transaction():
+            if self._all("SELECT 1 FROM loads WHERE id = ?", load.id):
+                return False
             self._db.execute(
                 f"INSERT INTO loads ({_LOAD}, list_id) VALUES ({', '.join('?' * 23)})",
                 (
@@ -144,6 +146,7 @@ class Ledger:
                 "INSERT INTO rejected_rows (load_id, row, line, start, stop, reason) VALUES (?, ?, ?, ?, ?, ?)",
                 [(load.id, r.row, r.line, r.start, r.stop, r.reason) for r in plan.rejected],
             )
+        return True
 
     def load(self, load_id: str) -> Load | None:
         """The load with this id, or whose id begins so when only one does."""

@@ -46,14 +46,14 @@ def count(text: str) -> int:
 
 def parser() -> argparse.ArgumentParser:
     """The whole command line."""
-    common = argparse.ArgumentParser(add_help=False)
+    common = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     common.add_argument("--config", metavar="FILE", help="configuration file (default: config.toml if there is one)")
     common.add_argument("--subscription", metavar="NAME", help="use [subscriptions.NAME.marketo] of the configuration")
     common.add_argument("--json", action="store_true", help="JSON lines on stdout, the last one a summary")
     common.add_argument("-q", "--quiet", action="store_true", help="errors only on stderr")
     common.add_argument("-v", "--verbose", action="store_true", help="every step on stderr")
 
-    target = argparse.ArgumentParser(add_help=False)
+    target = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     target.add_argument("--format", choices=("csv", "tsv", "ssv"), help="default: by suffix, then by the header")
     target.add_argument("--lookup-field", metavar="FIELD", help="field Marketo matches existing leads by")
     target.add_argument("--list-id", metavar="ID", help="static list the leads are added to")
@@ -64,7 +64,7 @@ def parser() -> argparse.ArgumentParser:
         "--max-rejected", type=count, default=0, metavar="N", help="leave out up to N rows that cannot be sent"
     )
 
-    running = argparse.ArgumentParser(add_help=False)
+    running = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     running.add_argument("--fail-on-warning", action="store_true", help="exit with 4 when rows have warnings")
     running.add_argument("--on-doubt", choices=("resend", "stop"), help="what follows an upload whose answer was lost")
     running.add_argument("--max-wait", type=duration, metavar="DURATION", help="stop, resumable, after 90s, 15m, 2h")
@@ -73,6 +73,7 @@ def parser() -> argparse.ArgumentParser:
     codes = "exit codes:\n" + "\n".join(f"  {code:<4} {meaning}" for code, meaning in EXIT_CODES.items())
     top = argparse.ArgumentParser(
         prog="orchestrator",
+        allow_abbrev=False,
         description="Load lead files of any size into Adobe Marketo Engage, and account for every row.",
         epilog=codes,
         formatter_class=argparse.RawDescriptionHelpFormatter,

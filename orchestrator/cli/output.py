@@ -54,7 +54,7 @@ class Output:
 def _write(stream: TextIO, text: str) -> None:
     try:
         print(text, file=stream, flush=True)
-    except (BrokenPipeError, ValueError):
+    except (OSError, ValueError):
         with contextlib.suppress(OSError, ValueError):  # nobody reads any more: go on without
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 

@@ -31,7 +31,9 @@ def serve(
         min_poll_interval=min_poll_interval,
     )
     ((client_id, secret),) = settings.clients.items()
-    door = Door(Marketo(settings))
+    model = Marketo(settings)
+    model.begin_batches_at(int(time.time()))  # a simulator that is started again gives no batch id a second time
+    door = Door(model)
     running = server(door, port=port)
 
     def announce() -> None:

@@ -170,6 +170,10 @@ class Marketo:
         answer = {"access_token": token.value, "token_type": "bearer", "expires_in": left, "scope": "apis@example.com"}
         return _json(answer)
 
+    def begin_batches_at(self, number: int) -> None:
+        """The batch id after which the next one comes."""
+        self._next_batch = number
+
     def expire_tokens(self) -> None:
         """Every token runs out now, whatever its life was."""
         for token in self._tokens.values():

@@ -259,7 +259,8 @@ def test_a_file_that_changes_in_mid_load_is_not_sent_on(tmp_path: Path) -> None:
         process = market.start("load", "leads.csv")
         wait_for(market, 11)
         original = (tmp_path / "leads.csv").read_bytes()
-        (tmp_path / "leads.csv").write_bytes(original.replace(b"lead0000599", b"LEAD0000599"))
+        (tmp_path / "other.csv").write_bytes(original.replace(b"lead0000599", b"LEAD0000599"))
+        (tmp_path / "other.csv").replace(tmp_path / "leads.csv")
         out, err = process.communicate(timeout=60)
         assert process.returncode == 65, (out, err)
         assert "not what was planned" in err
@@ -337,3 +338,31 @@ def test_nothing_secret_is_in_what_a_load_leaves_behind(tmp_path: Path) -> None:
             tokens = [token.value for token in market.simulator.model._tokens.values()]
         for secret in ("demo-secret", *tokens, "lead00000", "@example"):
             assert secret not in left
+
+
+def test_the_same_new_load_started_twice_at_one_moment_is_loaded_once(tmp_path: Path) -> None:
+    """Schedulers fire twice; both processes plan the file before either has written it down."""
+    write_leads(tmp_path / "leads.csv", 40_000, bad_share=0)
+    with shop(tmp_path) as market:
+        both = [market.start("load", "leads.csv", ORCHESTRATOR_LIMITS__CHUNK_BYTES="1000000") for _ in range(2)]
+        codes = []
+        for process in both:
+            process.communicate(timeout=60)
+            codes.append(process.returncode)
+        assert sorted(codes) in ([0, 75], [0, 0])
+        assert market.simulator.truth()["rows_accepted"] == 40_000
+
+
+def test_a_source_that_vanishes_in_mid_load_leaves_no_doubt(tmp_path: Path) -> None:
+    """What was not read was not sent."""
+    write_leads(tmp_path / "leads.csv", 6_000, bad_share=0)
+    with shop(tmp_path, quick(seconds_per_job=0.3)) as market:
+        process = market.start("load", "leads.csv")
+        wait_for(market, 11)
+        (tmp_path / "leads.csv").rename(tmp_path / "away.csv")
+        process.communicate(timeout=60)
+        assert process.returncode == 66
+        (tmp_path / "away.csv").rename(tmp_path / "leads.csv")
+        done = market.run("resume", "--json")
+        assert done.code == 0, done
+        assert done.summary["doubts"] == 0
