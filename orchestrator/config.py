@@ -220,7 +220,8 @@ def load_config(
     warnings: list[str] = []
     layered: dict[tuple[str, str], tuple[Any, str]] = {}
     for section, key, value in _file_settings(table, file):
-        layered[section, key] = (value, str(file))
+        if value != "":  # as in the example: not set
+            layered[section, key] = (value, str(file))
     if subscription is not None:
         for key, value in _subscription(table, file, subscription).items():
             layered["marketo", key] = (value, f"{file} [subscriptions.{subscription}.marketo]")
@@ -231,7 +232,7 @@ def load_config(
             section, key = name.split(".")
             layered[section, key] = (value, f"flag --{key.replace('_', '-')}")
     _read_secret_file(layered, file, warnings)
-    if file is not None and any(file_key == "client_secret" for _, file_key, _ in _file_settings(table, file)):
+    if file is not None and any(key == "client_secret" and value for _, key, value in _file_settings(table, file)):
         _warn_if_readable(file, warnings)
     sections = {name: _section(name, model, layered) for name, model in SECTIONS.items()}
     settings = tuple(
@@ -333,9 +334,12 @@ def _unknown(message: str, name: str, known: list[str]) -> Misconfigured:
 
 
 def _read_secret_file(layered: dict[tuple[str, str], tuple[Any, str]], file: Path | None, warnings: list[str]) -> None:
-    if ("marketo", "client_secret_file") not in layered or ("marketo", "client_secret") in layered:
+    if ("marketo", "client_secret_file") not in layered:
         return
     value, origin = layered["marketo", "client_secret_file"]
+    secret_origin = layered.get(("marketo", "client_secret"), ("", ""))[1]
+    if secret_origin and (secret_origin.startswith("environment") or not origin.startswith("environment")):
+        return
     path = Path(str(value))
     try:
         layered["marketo", "client_secret"] = (path.read_text(encoding="utf-8").strip(), f"file {path}")

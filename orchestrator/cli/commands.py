@@ -168,7 +168,8 @@ def _drive(
         if expected is not None and isinstance(first := _first(expected), OrchestratorError):
             raise first from None
         raise
-    return show_result(output, result, command=resume_command(result, options.config, options.subscription))
+    command = resume_command(result, options.config, options.subscription, fail_on_warning=options.fail_on_warning)
+    return show_result(output, result, command=command)
 
 
 def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:

@@ -15,8 +15,9 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any, TextIO
 
+from orchestrator.core.model import Format
 from orchestrator.core.verdicts import without_addresses
-from orchestrator.errors import OrchestratorError
+from orchestrator.errors import DoubtHeld, OrchestratorError
 from orchestrator.library import CheckLine, LoadResult, LoadStatus, PlanSummary
 from orchestrator.runner import Progress
 
@@ -81,13 +82,19 @@ def span(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60:02} min"
 
 
-def resume_command(result: LoadResult, config: str | None, subscription: str | None) -> str:
+def resume_command(
+    result: LoadResult, config: str | None, subscription: str | None, *, fail_on_warning: bool = False
+) -> str:
     """The exact command that goes on."""
     parts = ["orchestrator", "resume", result.load.id]
     if config is not None:
         parts += ["--config", config]
     if subscription is not None:
         parts += ["--subscription", subscription]
+    if fail_on_warning:
+        parts.append("--fail-on-warning")
+    if isinstance(result.stopped, DoubtHeld):
+        parts += ["--on-doubt", "resend"]
     return shlex.join(parts)
 
 
@@ -134,7 +141,8 @@ def show_result(output: Output, result: LoadResult, *, command: str) -> int:
     if result.seconds:
         output.note(f"{span(result.seconds)}, {totals.rows / result.seconds:,.0f} rows a second")
     if totals.failed:
-        output.note(f"to load the failed rows again, mend {result.report_dir}/retry.csv and load that")
+        how = "" if result.load.format is Format.CSV else f" with --format {result.load.format}"
+        output.note(f"to load the failed rows again, mend {result.report_dir}/retry.csv and load that{how}")
     output.note(f"report: {result.report_dir}")
     return code
 
