@@ -12,7 +12,7 @@ import ipaddress
 import re
 import stat
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -133,6 +133,8 @@ _ALLOWED = {
     "state.ledger": "sqlite:///PATH",
     "import.list_id": "a number from 1",
 }
+_Layer = dict[tuple[str, str], tuple[Any, str]]
+"""(section, key) -> (value, where it came from), of one of the places that settings come from."""
 SECRET_KEYS = frozenset({"client_secret"})
 
 
@@ -218,21 +220,26 @@ def load_config(
     """Read all layers. flags: by `section.key`; None means not given. Raises Misconfigured."""
     file, table = _read_file(path)
     warnings: list[str] = []
-    layered: dict[tuple[str, str], tuple[Any, str]] = {}
-    for section, key, value in _file_settings(table, file):
-        if value != "":  # as in the example: not set
-            layered[section, key] = (value, str(file))
+    in_file: _Layer = {  # an empty value is not set, as in the example
+        (section, key): (value, str(file)) for section, key, value in _file_settings(table, file) if value != ""
+    }
+    of_subscription: _Layer = {}
     if subscription is not None:
+        origin = f"{file} [subscriptions.{subscription}.marketo]"
         for key, value in _subscription(table, file, subscription).items():
-            layered["marketo", key] = (value, f"{file} [subscriptions.{subscription}.marketo]")
-    for name, section, key, text in _environment(environ):
-        layered[section, key] = (text, f"environment {name}")
+            of_subscription["marketo", key] = (value, origin)
+    in_environment: _Layer = {
+        (section, key): (text, f"environment {name}") for name, section, key, text in _environment(environ)
+    }
+    on_command_line: _Layer = {}
     for name, value in flags.items():
         if value is not None:
             section, key = name.split(".")
-            layered[section, key] = (value, f"flag --{key.replace('_', '-')}")
-    _read_secret_file(layered, file, warnings)
-    if file is not None and any(key == "client_secret" and value for _, key, value in _file_settings(table, file)):
+            on_command_line[section, key] = (value, f"flag --{key.replace('_', '-')}")
+    layers = [in_file, of_subscription, in_environment, on_command_line]
+    _read_secret_file(layers, warnings)
+    layered = {setting: value for layer in layers for setting, value in layer.items()}
+    if file is not None and ("marketo", "client_secret") in in_file:
         _warn_if_readable(file, warnings)
     sections = {name: _section(name, model, layered) for name, model in SECTIONS.items()}
     settings = tuple(
@@ -333,16 +340,19 @@ def _unknown(message: str, name: str, known: list[str]) -> Misconfigured:
     return Misconfigured(message, remedy=f"{hint}Known: {', '.join(known)}.")
 
 
-def _read_secret_file(layered: dict[tuple[str, str], tuple[Any, str]], file: Path | None, warnings: list[str]) -> None:
-    if ("marketo", "client_secret_file") not in layered:
+def _read_secret_file(layers: Sequence[_Layer], warnings: list[str]) -> None:
+    """Put the secret that the strongest layer names by a file into that layer; one given outright goes first."""
+    for layer in reversed(layers):
+        if ("marketo", "client_secret") in layer:
+            return
+        if ("marketo", "client_secret_file") in layer:
+            break
+    else:
         return
-    value, origin = layered["marketo", "client_secret_file"]
-    secret_origin = layered.get(("marketo", "client_secret"), ("", ""))[1]
-    if secret_origin and (secret_origin.startswith("environment") or not origin.startswith("environment")):
-        return
+    value, origin = layer["marketo", "client_secret_file"]
     path = Path(str(value))
     try:
-        layered["marketo", "client_secret"] = (path.read_text(encoding="utf-8").strip(), f"file {path}")
+        layer["marketo", "client_secret"] = (path.read_text(encoding="utf-8").strip(), f"file {path}")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
         raise Misconfigured(

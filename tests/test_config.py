@@ -118,6 +118,28 @@ def test_a_secret_file_is_read_and_warned_of_when_others_may_read_it(tmp_path: P
         load_config(file, {}, {})
 
 
+def test_the_secret_of_the_strongest_place_wins_however_it_is_given(tmp_path: Path) -> None:
+    """A subscription's own secret file, or the environment's, must not lose to another subscription's secret."""
+    secret = tmp_path / "secret"
+    secret.write_text("from-file")
+    secret.chmod(0o600)
+
+    def found(text: str, environ: dict[str, str], subscription: str | None = None) -> str:
+        config = load_config(written(tmp_path, text), environ, {}, subscription)
+        return config.marketo.client_secret.get_secret_value()
+
+    both = f"[marketo]\nclient_secret = 'outright'\nclient_secret_file = '{secret}'\n"
+    assert found(both, {}) == "outright"
+    assert found(f"[marketo]\nclient_secret = ''\nclient_secret_file = '{secret}'\n", {}) == "from-file"
+    named = {"ORCHESTRATOR_MARKETO__CLIENT_SECRET_FILE": str(secret)}
+    assert found("[marketo]\nclient_secret = 'outright'\n", named) == "from-file"
+    assert found(both, {"ORCHESTRATOR_MARKETO__CLIENT_SECRET": "of-environment"}) == "of-environment"
+    gone = "[marketo]\nclient_secret_file = '/nowhere/secret'\n"
+    assert found(gone, {"ORCHESTRATOR_MARKETO__CLIENT_SECRET": "of-environment"}) == "of-environment"
+    emea = f"[marketo]\nclient_secret = 'outright'\n[subscriptions.emea.marketo]\nclient_secret_file = '{secret}'\n"
+    assert found(emea, {}, "emea") == "from-file"
+
+
 def test_values_beyond_what_marketo_allows_are_warned_of_but_not_for_a_simulator(tmp_path: Path) -> None:
     """The simulator may be driven hard; a real subscription is shared with others."""
     hard = {"ORCHESTRATOR_POLLING__MIN_INTERVAL": "1", "ORCHESTRATOR_LIMITS__CALLS_PER_20S": "200"}
