@@ -147,6 +147,12 @@ class LedgerFailing(Stopped):
 class ReportFailing(Stopped):
     """A result file or the report could not be written; everything else is in the ledger."""
 
+    def __init__(self, folder: str, error: OSError) -> None:
+        super().__init__(
+            f"report folder {folder}: {error.strerror}",
+            remedy="Make room there, or name another with --report-dir, and run the same command again.",
+        )
+
 
 class AccessRefused(OrchestratorError):
     """Marketo refused the credentials or the permission."""

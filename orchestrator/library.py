@@ -24,7 +24,7 @@ from orchestrator.adapters.clock import Clock
 from orchestrator.adapters.files import fingerprint_file, plan_file, private_folder
 from orchestrator.adapters.ledger import Connect, Ledger, connect
 from orchestrator.adapters.marketo import DESCRIBE_BYTES_MAX, Marketo, Transport
-from orchestrator.adapters.render import Written, write_report
+from orchestrator.adapters.render import write_report
 from orchestrator.caller import Caller
 from orchestrator.config import Config
 from orchestrator.core.lifecycle import AT_REST
@@ -247,9 +247,7 @@ def _find_or_plan(config: Config, ledger: Ledger, source: Path, options: LoadOpt
     _check_rejected(path, plan, options.max_rejected)
     identity = _identity(plan.fingerprint, plan.format, config, options.target)
     again = 0
-    while (earlier := ledger.load(identity(again))) is not None:
-        if not options.force or earlier.finished_at is None:  # another process planned it while we did
-            return _known_again(ledger, earlier, path, options)
+    while options.force and (earlier := ledger.load(identity(again))) is not None and earlier.finished_at is not None:
         again += 1
     number = identity(again)
     report_dir = _report_folder((options.report_dir or config.report_dir / number).resolve())
@@ -270,7 +268,7 @@ def _find_or_plan(config: Config, ledger: Ledger, source: Path, options: LoadOpt
         collected_dir=str(report_dir / COLLECTED),
         created_at=clock.now(),
     )
-    if not ledger.add_load(new, plan):  # another process was quicker by a moment
+    if not ledger.add_load(new, plan):  # another process planned it while we did
         taken = ledger.load(new.id)
         assert taken is not None
         return _known_again(ledger, taken, path, options)
@@ -421,33 +419,26 @@ def _finish(
 
 def _report(ledger: Ledger, load: Load, now: float, exit_code: int | None, *, stopped: str = "") -> LoadResult:
     try:
-        written = _write(ledger, load, now, exit_code, stopped)
+        written = write_report(
+            load=load,
+            records=lambda: ledger.records(load.id),
+            rejected=ledger.rejected_rows(load.id),
+            folder=Path(load.report_dir),
+            calls=ledger.calls(load.id),
+            started_at=load.created_at,
+            finished_at=load.finished_at or now,
+            exit_code=exit_code or 0,
+            stopped=stopped,
+        )
     except OSError as error:
-        raise ReportFailing(
-            f"report folder {load.report_dir}: {error.strerror}",
-            remedy="Make room there, or name another with --report-dir, and run the same command again.",
-        ) from error
+        raise ReportFailing(load.report_dir, error) from error
     return LoadResult(
         load=load,
         totals=written.totals,
         exit_code=exit_code or 0,
         report_dir=written.folder,
         reasons=written.reasons,
-        doubts=sum(record.standing.doubts for record in ledger.records(load.id)),
-    )
-
-
-def _write(ledger: Ledger, load: Load, now: float, exit_code: int | None, stopped: str) -> Written:
-    return write_report(
-        load=load,
-        records=lambda: ledger.records(load.id),
-        rejected=ledger.rejected_rows(load.id),
-        folder=Path(load.report_dir),
-        calls=ledger.calls(load.id),
-        started_at=load.created_at,
-        finished_at=load.finished_at or now,
-        exit_code=exit_code or 0,
-        stopped=stopped,
+        doubts=written.doubts,
     )
 
 

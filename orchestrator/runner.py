@@ -506,10 +506,7 @@ class Runner:
         try:
             return await self._save_file(action, which, rows)
         except OSError as error:
-            raise ReportFailing(
-                f"report folder {self._loads[action.load_id].collected_dir}: {error.strerror}",
-                remedy="Make room there, or name another with --report-dir, and run the same command again.",
-            ) from error
+            raise ReportFailing(self._loads[action.load_id].collected_dir, error) from error
 
     async def _save_file(self, action: Collect, which: ResultFile, rows: int) -> CollectedFile | None:
         load, key = self._loads[action.load_id], (action.load_id, action.number)

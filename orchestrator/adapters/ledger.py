@@ -88,14 +88,12 @@ class Ledger:
     def __init__(self, path: Path, *, connect: Connect = connect) -> None:
         self.path = path
         _create_private(path)
-        try:
+        with self._explained():
             self._db = connect(path)
             self._db.execute("PRAGMA journal_mode = TRUNCATE")
             self._db.execute("PRAGMA synchronous = FULL")
             self._db.execute("PRAGMA foreign_keys = ON")
             self._migrate()
-        except sqlite3.DatabaseError as error:
-            raise _explain(error, path) from error
 
     def close(self) -> None:
         self._db.close()
@@ -445,7 +443,7 @@ class Ledger:
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
-        try:
+        with self._explained():
             self._db.execute("BEGIN IMMEDIATE")
             try:
                 yield
@@ -454,6 +452,12 @@ class Ledger:
                 if self._db.in_transaction:
                     self._db.execute("ROLLBACK")
                 raise
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        """SQLite's errors as ours; a broken constraint stays what it is, for whoever knows what it means."""
+        try:
+            yield
         except sqlite3.IntegrityError:
             raise
         except sqlite3.DatabaseError as error:
@@ -476,12 +480,8 @@ class Ledger:
                 self._db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
 
     def _all(self, sql: str, *arguments: Any) -> list[Any]:
-        try:
+        with self._explained():
             return self._db.execute(sql, arguments).fetchall()
-        except sqlite3.IntegrityError:
-            raise
-        except sqlite3.DatabaseError as error:
-            raise _explain(error, self.path) from error
 
     def _standings(self, where: str, *arguments: Any) -> list[Standing]:
         return [_standing(row) for row in self._all(f"SELECT {_STANDING} {_FROM} {where}", *arguments)]

@@ -31,7 +31,7 @@ import anyio
 import httpx
 
 from orchestrator.core.model import BatchId, Format, Target
-from orchestrator.core.verdicts import Answered, ApiError, Failed, Outcome, Saved, without_addresses
+from orchestrator.core.verdicts import Answered, ApiError, Failed, Outcome, Saved, plain
 
 CALL_DEADLINE_S = 60.0
 FILE_DEADLINE_S = 600.0
@@ -349,11 +349,6 @@ def _envelope(body: Any, status: int | None, body_sent: bool) -> Outcome:
         ),
         request_id=str(body.get("requestId", ""))[:100],
     )
-
-
-def plain(text: str) -> str:
-    """A text of Marketo's, fit for logs and the ledger: short, one line, no e-mail address in it."""
-    return "".join(c if c.isprintable() else " " for c in without_addresses(text[:2000]))[:500]
 
 
 def _create_path(target: Target) -> tuple[str, dict[str, str]]:

@@ -48,6 +48,8 @@ class Written:
     discrepancies: tuple[str, ...]
     undecoded: int
     """Rows that Marketo counted and its files do not name."""
+    doubts: int
+    """Uploads whose answer was lost."""
 
 
 @dataclass(slots=True)
@@ -105,18 +107,17 @@ def write_report(
                 else:
                     tally.retry_missing += 1
     reasons = tuple((kind, reason, count) for (kind, reason), count in tally.reasons.most_common())
-    batches, notes, undecoded = _batches(records())
+    batches, doubts, notes, undecoded = _batches(records())
     notes += source.notes
     if tally.retry_missing:
         notes.append(f"{tally.retry_missing} failed rows could not be found in the source and are not in retry.csv")
-    doubts = _doubts(records())
     summary = _summary(load, sums, reasons, batches, doubts, notes, calls, started_at, finished_at, exit_code, stopped)
     with _atomic(folder / "report.json") as file:
         json.dump(summary, file, indent=2, ensure_ascii=False)
         file.write("\n")
     with _atomic(folder / "report.html") as file:
         file.write(_page(load, sums, summary, tally))
-    return Written(folder, sums, reasons, tally.rows, tuple(notes), undecoded)
+    return Written(folder, sums, reasons, tally.rows, tuple(notes), undecoded, len(doubts))
 
 
 def harmless(cell: str) -> str:
@@ -292,9 +293,12 @@ class _Source:
 # --- the summary ----------------------------------------------------------------------------------------
 
 
-def _batches(records: Iterable[ChunkRecord]) -> tuple[list[dict[str, Any]], list[str], int]:
-    """One object for each batch, what does not add up in words, and how many counted rows no file names."""
+def _batches(
+    records: Iterable[ChunkRecord],
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]], list[str], int]:
+    """One object for each batch, one for each doubt, what does not add up in words, and rows counted but not named."""
     batches: list[dict[str, Any]] = []
+    doubts: list[dict[str, Any]] = []
     notes: list[str] = []
     undecoded_rows = 0
     for record in records:
@@ -302,6 +306,19 @@ def _batches(records: Iterable[ChunkRecord]) -> tuple[list[dict[str, Any]], list
         if discrepancy := account(record).discrepancy:
             notes.append(f"chunk {chunk.number}: {discrepancy}")
         for offer in record.offers:
+            if offer.lost_at is not None:
+                doubts.append(
+                    {
+                        "chunk": chunk.number,
+                        "attempt": offer.attempt,
+                        "rows": chunk.rows,
+                        "first_row": chunk.first_row,
+                        "last_row": chunk.last_row,
+                        "offered_at": _time(offer.offered_at),
+                        "lost_at": _time(offer.lost_at),
+                        "sent_again": standing.attempts > offer.attempt,
+                    }
+                )
             if offer.batch_id is None:
                 continue
             counts = offer.counts
@@ -336,26 +353,7 @@ def _batches(records: Iterable[ChunkRecord]) -> tuple[list[dict[str, Any]], list
                     "collected_at": _time(offer.collected_at),
                 }
             )
-    return batches, notes, undecoded_rows
-
-
-def _doubts(records: Iterable[ChunkRecord]) -> list[dict[str, Any]]:
-    """One object for each upload whose answer was lost: which rows may have been imported once more."""
-    return [
-        {
-            "chunk": record.chunk.number,
-            "attempt": offer.attempt,
-            "rows": record.chunk.rows,
-            "first_row": record.chunk.first_row,
-            "last_row": record.chunk.last_row,
-            "offered_at": _time(offer.offered_at),
-            "lost_at": _time(offer.lost_at),
-            "sent_again": record.standing.attempts > offer.attempt,
-        }
-        for record in records
-        for offer in record.offers
-        if offer.lost_at is not None
-    ]
+    return batches, doubts, notes, undecoded_rows
 
 
 def _summary(

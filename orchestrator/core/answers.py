@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from orchestrator.core.model import BatchId, Counts
-from orchestrator.core.verdicts import Answered, without_addresses
+from orchestrator.core.verdicts import Answered, plain
 
 BatchWord = Literal["Queued", "Importing", "Complete", "Failed", "unknown"]
 
@@ -23,8 +23,6 @@ _WORDS: Mapping[str, BatchWord] = {
     "failed": "Failed",
 }
 _IDS_END = 2**63
-MESSAGE_CHARS = 500
-"""Of a batch's message: it goes into the ledger, and nobody says how long it may be."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +55,7 @@ def status_of(answer: Answered, batch_id: BatchId) -> BatchStatus | None:
                     failed=_count(item.get("numOfRowsFailed")),
                     warned=_count(item.get("numOfRowsWithWarning")),
                 ),
-                message=without_addresses(str(item.get("message") or ""))[:MESSAGE_CHARS],
+                message=plain(str(item.get("message") or "")),
             )
     return None
 

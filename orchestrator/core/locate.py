@@ -14,6 +14,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from typing import AnyStr, Generic
 
 from orchestrator.core.model import Format, Span
 
@@ -69,7 +70,7 @@ class Place:
 def read_echoes(content: bytes, format: Format) -> EchoFile:
     """A failure or warning file, however malformed. Blank lines are no records."""
     text = content.decode("utf-8-sig", errors="replace").replace("\r\n", "\n")
-    source = _Positions(text)
+    source = _Lines(text, "\n", 0, len(text))
     reader = csv.reader(source, delimiter=format.delimiter)
     columns: tuple[str, ...] | None = None
     records: list[Echo] = []
@@ -90,28 +91,11 @@ def read_echoes(content: bytes, format: Format) -> EchoFile:
     return EchoFile(columns or (), tuple(records), text)
 
 
-class _Positions:
-    """Hands the lines of a text to csv and knows how far it has read."""
-
-    def __init__(self, text: str) -> None:
-        self._text, self.at = text, 0
-
-    def __iter__(self) -> Iterator[str]:
-        return self
-
-    def __next__(self) -> str:
-        if self.at >= len(self._text):
-            raise StopIteration
-        start, end = self.at, self._text.find("\n", self.at)
-        self.at = end + 1 if end >= 0 else len(self._text)
-        return self._text[start : self.at]
-
-
 def read_sent(rows: bytes, spans: Iterable[Span], format: Format) -> Iterator[SentRow]:
     """The rows of a chunk. `rows` are the bytes of its spans back to back."""
     offset = 0
     for span in spans:
-        source = _Lines(rows, offset, offset + span.stop - span.start)
+        source = _Lines(rows, b"\n", offset, offset + span.stop - span.start)
         line, start = span.first_line, offset
         for index, cells in enumerate(csv.reader(source, delimiter=format.delimiter)):
             yield SentRow(span.first_row + index, line, tuple(cells), start, source.at)
@@ -119,11 +103,13 @@ def read_sent(rows: bytes, spans: Iterable[Span], format: Format) -> Iterator[Se
         offset = source.stop
 
 
-class _Lines:
-    """Hands the lines of some bytes to csv and knows how far it has read. A carriage return alone ends no line."""
+class _Lines(Generic[AnyStr]):
+    """Hands lines to csv and knows how far it has read. A carriage return alone ends no line."""
 
-    def __init__(self, content: bytes, start: int, stop: int) -> None:
-        self._content, self.at, self.stop, self.lines_read = content, start, stop, 0
+    def __init__(self, content: AnyStr, line_end: AnyStr, start: int, stop: int) -> None:
+        self._content: AnyStr = content
+        self._line_end: AnyStr = line_end
+        self.at, self.stop, self.lines_read = start, stop, 0
 
     def __iter__(self) -> Iterator[str]:
         return self
@@ -131,10 +117,11 @@ class _Lines:
     def __next__(self) -> str:
         if self.at >= self.stop:
             raise StopIteration
-        start, end = self.at, self._content.find(b"\n", self.at, self.stop)
+        start, end = self.at, self._content.find(self._line_end, self.at, self.stop)
         self.at = end + 1 if end >= 0 else self.stop
         self.lines_read += 1
-        return self._content[start : self.at].decode("utf-8", errors="replace")
+        line = self._content[start : self.at]
+        return line if isinstance(line, str) else line.decode("utf-8", errors="replace")
 
 
 def locate(
@@ -275,7 +262,7 @@ def _search(file: EchoFile, rows: _Rows) -> list[_Found]:
     for echo in file.records:
         while at < echo.at:  # lines that csv took for the rest of a quoted value may begin a row's text all the same
             end = _line_end(file.text, at)
-            reached = max(reached, _long_text_stop(file.text, at, end, rows))
+            reached = max([reached, *_long_texts(file.text, at, end, rows)])
             at = end + 1
         one = _Found(list(rows.by_cells.get(tuple(map(_plain, echo.cells)), ())), part=echo.at < reached)
         for alike, stop in _texts_at(file.text, echo.at, rows, one):
@@ -306,10 +293,6 @@ def _texts_at(text: str, at: int, rows: _Rows, one: _Found) -> list[tuple[_Alike
         likely += [(alike, stop) for alike in rows.by_text[text[at:stop]]]
     # A reason with a delimiter in it is believed only where nothing else explains the record.
     return likely or ([] if one.by_cells else unlikely)
-
-
-def _long_text_stop(text: str, at: int, end: int, rows: _Rows) -> int:
-    return max(_long_texts(text, at, end, rows), default=0)
 
 
 def _long_texts(text: str, at: int, end: int, rows: _Rows) -> list[int]:

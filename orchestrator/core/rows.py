@@ -160,7 +160,7 @@ class RowScanner:
                     if final:
                         raise self._unclosed(*self._after(found), self._base + at)
                     return at
-                self._add(data, at, end_or_none, problem or self._cells_problem(data, at, end_or_none), found)
+                self._add(data, at, end_or_none, problem or _encoding_problem(data[at:end_or_none]), found)
                 at = end_or_none
         return at
 
@@ -221,9 +221,6 @@ class RowScanner:
         if cells != self._cells:
             return self._count_problem(cells)
         return _encoding_problem(record)
-
-    def _cells_problem(self, data: bytes, start: int, end: int) -> str | None:
-        return _encoding_problem(data[start:end])
 
     def _walk(self, data: bytes, at: int, final: bool) -> tuple[int | None, str | None]:
         """csv's state machine over one record that is not sound: where it ends (None: not yet), what is wrong."""

@@ -176,6 +176,11 @@ def judge(outcome: Outcome, kind: CallKind) -> Ruling:
             return min(rulings, key=lambda ruling: _SEVERITY.index(ruling.verdict))
 
 
+def plain(text: str) -> str:
+    """A text of Marketo's, fit for logs and the ledger: short, one line, no e-mail address in it."""
+    return "".join(c if c.isprintable() else " " for c in without_addresses(text[:2000]))[:500]
+
+
 def without_addresses(text: str) -> str:
     """Marketo's words may quote a row: no e-mail address of it belongs in a log, a ledger or on a terminal."""
     return _ADDRESS.sub("<address>", text)

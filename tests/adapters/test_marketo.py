@@ -12,9 +12,9 @@ import anyio
 import pytest
 
 from orchestrator.adapters import marketo as adapter
-from orchestrator.adapters.marketo import Marketo, Token, plain
+from orchestrator.adapters.marketo import Marketo, Token
 from orchestrator.core.model import BatchId, Format, Target
-from orchestrator.core.verdicts import Answered, ApiError, Failed, Outcome, Saved
+from orchestrator.core.verdicts import Answered, ApiError, Failed, Outcome, Saved, plain
 
 T = TypeVar("T")
 BATCH = BatchId(7)

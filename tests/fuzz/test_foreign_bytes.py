@@ -12,14 +12,14 @@ from random import Random
 
 import pytest
 
-from orchestrator.adapters.marketo import _envelope, _parse, plain
+from orchestrator.adapters.marketo import _envelope, _parse
 from orchestrator.adapters.render import harmless
 from orchestrator.config import load_config
 from orchestrator.core.answers import batch_id_of, status_of
 from orchestrator.core.locate import SentRow, locate, read_echoes
 from orchestrator.core.model import BatchId, Format
 from orchestrator.core.plan import Planner
-from orchestrator.core.verdicts import Answered, Failed, Verdict, judge
+from orchestrator.core.verdicts import Answered, Failed, Verdict, judge, plain
 from orchestrator.errors import Misconfigured, SourceUnusable
 
 Record = Callable[[str, object], None]
