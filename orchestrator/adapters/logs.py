@@ -26,25 +26,29 @@ _LEVELS: dict[Level, int] = {
 
 
 class _Unbreakable:
-    """A stream whose reader may go away: a load does not stop because nobody reads its log any more."""
+    """A stream whose reader may go away: a load does not stop because nobody reads its log any more.
 
-    def __init__(self, stream: TextIO) -> None:
-        self._stream: TextIO | None = stream
+    stream: None means sys.stderr as it is at each line: the progress view puts itself in its place, so that lines
+    appear above it and not through it.
+    """
+
+    def __init__(self, stream: TextIO | None) -> None:
+        self._stream, self._broken = stream, False
 
     def write(self, text: str) -> int:
-        if self._stream is not None:
+        if not self._broken:
             try:
-                return self._stream.write(text)
+                (self._stream or sys.stderr).write(text)
             except (OSError, ValueError):
-                self._stream = None
+                self._broken = True
         return len(text)
 
     def flush(self) -> None:
-        if self._stream is not None:
+        if not self._broken:
             try:
-                self._stream.flush()
+                (self._stream or sys.stderr).flush()
             except (OSError, ValueError):
-                self._stream = None
+                self._broken = True
 
 
 class Redaction:
@@ -73,7 +77,7 @@ def configure(
     *, level: Level, json: bool, secrets: Collection[str] = (), stream: TextIO | None = None, color: bool = False
 ) -> None:
     """Set up logging for this process. json: lines for machines. stream: where to, stderr by default."""
-    out = cast(TextIO, _Unbreakable(stream or sys.stderr))
+    out = cast(TextIO, _Unbreakable(stream))
     shared: list[Any] = [
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,

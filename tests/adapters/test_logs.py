@@ -59,6 +59,15 @@ def test_an_exception_is_logged_without_the_values_around_it(json_lines: bool) -
     assert address not in text
 
 
+def test_lines_go_to_whatever_stands_for_stderr_at_the_moment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The live view takes its place while it is drawn: a line past it would run through the picture."""
+    logs.configure(level="info", json=True)
+    later = io.StringIO()
+    monkeypatch.setattr("sys.stderr", later)
+    structlog.get_logger().info("batch.accepted", chunk=1)
+    assert json.loads(later.getvalue())["chunk"] == 1
+
+
 def test_the_http_library_is_silent_below_warnings() -> None:
     """It logs addresses."""
     logs.configure(level="debug", json=True, stream=io.StringIO())
