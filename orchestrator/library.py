@@ -58,7 +58,7 @@ from orchestrator.errors import (
     TooManyRejected,
     UnknownLoad,
 )
-from orchestrator.runner import Progress, Runner
+from orchestrator.runner.loop import Progress, Runner
 
 log = structlog.get_logger()
 

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
+from functools import cache
 from importlib import resources
 from pathlib import Path
 from typing import Any, TextIO
@@ -399,9 +400,6 @@ def _summary(
 
 
 def _page(load: Load, sums: Totals, summary: Mapping[str, Any], tally: _Tally) -> str:
-    template = resources.files(__package__).joinpath("report.html.jinja").read_text(encoding="utf-8")
-    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    environment.filters["number"] = lambda value: f"{value:,}"
     parts = [
         ("imported", sums.imported - sums.warned),
         ("warned", sums.warned),
@@ -410,7 +408,7 @@ def _page(load: Load, sums: Totals, summary: Mapping[str, Any], tally: _Tally) -
         ("unsent", sums.unsent),
         ("unknown", sums.unknown),
     ]
-    return environment.from_string(template).render(
+    return _template().render(
         load=load,
         summary=summary,
         totals=sums,
@@ -420,6 +418,15 @@ def _page(load: Load, sums: Totals, summary: Mapping[str, Any], tally: _Tally) -
         shown=tally.shown,
         shown_more=tally.not_imported - len(tally.shown),
     )
+
+
+@cache
+def _template() -> jinja2.Template:
+    """Compiled once in a process: that takes longer than a small report."""
+    source = resources.files(__package__).joinpath("report.html.jinja").read_text(encoding="utf-8")
+    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    environment.filters["number"] = lambda value: f"{value:,}"
+    return environment.from_string(source)
 
 
 def _time(at: float | None) -> str | None:

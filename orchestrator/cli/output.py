@@ -19,7 +19,7 @@ from orchestrator.core.model import Format
 from orchestrator.core.verdicts import without_addresses
 from orchestrator.errors import DoubtHeld, OrchestratorError
 from orchestrator.library import CheckLine, LoadResult, LoadStatus, PlanSummary
-from orchestrator.runner import Progress
+from orchestrator.runner.loop import Progress
 
 SCHEMA = 1
 

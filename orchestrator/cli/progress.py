@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 from orchestrator.cli.output import Output, progress_object, span
 from orchestrator.core.model import State
-from orchestrator.runner import Progress
+from orchestrator.runner.loop import Progress
 
 PLAIN_EVERY_S = 10.0
 _SHOWN = (

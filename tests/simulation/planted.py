@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Any
 from unittest.mock import patch
 
-from orchestrator import caller, library, runner
+from orchestrator import caller, library
 from orchestrator.adapters import render
 from orchestrator.adapters.files import plan_file
 from orchestrator.adapters.ledger import Ledger
@@ -38,6 +38,9 @@ from orchestrator.core.plan import halve
 from orchestrator.core.report import Account, ReportRow, rows_of_chunk
 from orchestrator.core.schedule import Limits, next_actions
 from orchestrator.core.verdicts import Answered, CallKind, Outcome, Ruling, Verdict, judge
+from orchestrator.runner import following, loop, offering
+from orchestrator.runner.books import Books
+from orchestrator.runner.following import Following
 
 Bug = Callable[[], AbstractContextManager[Any]]
 PLANTED: dict[str, Bug] = {}
@@ -60,7 +63,7 @@ def _status(change: Callable[[BatchStatus], BatchStatus]) -> AbstractContextMana
         status = status_of(answer, batch_id)
         return None if status is None else change(status)
 
-    return patch.object(runner, "status_of", changed)
+    return patch.object(following, "status_of", changed)
 
 
 def _limits(change: Callable[[Limits], Limits]) -> AbstractContextManager[Any]:
@@ -139,15 +142,15 @@ def _() -> Iterator[None]:
 
 @planted("batches under way are forgotten at a restart")
 def _() -> AbstractContextManager[Any]:
-    begin = runner.Runner._begin
+    opened = Books.open
 
-    async def forgetting(self: runner.Runner) -> None:
+    async def forgetting(self: Books) -> None:
         forget = "UPDATE chunks SET state = 'planned', slot = NULL WHERE state IN ('queued', 'importing')"
-        with self._ledger._transaction():
-            self._ledger._db.execute(forget)
-        await begin(self)
+        with self.ledger._transaction():
+            self.ledger._db.execute(forget)
+        await opened(self)
 
-    return patch.object(runner.Runner, "_begin", forgetting)
+    return patch.object(Books, "open", forgetting)
 
 
 @planted("every chunk takes the first slot")
@@ -174,7 +177,7 @@ def _() -> AbstractContextManager[Any]:
         first, second = halve(chunk, header, rows, format)
         return first, replace(first, number=second.number, spans=(replace(first.spans[0], rows=second.rows),))
 
-    return patch.object(runner, "halve", same)
+    return patch.object(offering, "halve", same)
 
 
 @planted("a chunk that is too large is given up")
@@ -225,7 +228,7 @@ def _() -> AbstractContextManager[Any]:
             return BatchStatus("Complete", Counts(0, 0, 0), "")
         return status_of(answer, batch_id)
 
-    return patch.object(runner, "status_of", any_batch)
+    return patch.object(following, "status_of", any_batch)
 
 
 @planted("a broken batch is sent again for ever")
@@ -252,9 +255,7 @@ def _() -> AbstractContextManager[Any]:
 
 @planted("the loop sleeps past its next due time")
 def _() -> AbstractContextManager[Any]:
-    return patch.object(
-        runner, "next_actions", lambda *args, **more: replace(next_actions(*args, **more), wake_at=1e12)
-    )
+    return patch.object(loop, "next_actions", lambda *args, **more: replace(next_actions(*args, **more), wake_at=1e12))
 
 
 # --- collecting and reporting ---------------------------------------------------------------------------
@@ -262,17 +263,17 @@ def _() -> AbstractContextManager[Any]:
 
 @planted("the rows of a result file are not counted")
 def _() -> AbstractContextManager[Any]:
-    return patch.object(runner, "_count_records", lambda *_: (10**9, True))
+    return patch.object(following, "_count_records", lambda *_: (10**9, True))
 
 
 @planted("warnings are not collected")
 def _() -> AbstractContextManager[Any]:
-    collect = runner.Runner._collect_file
+    collect = Following._collect_file
 
-    async def failures_only(self: runner.Runner, action: Any, which: Any, rows: int) -> CollectedFile | None:
+    async def failures_only(self: Following, action: Any, which: Any, rows: int) -> CollectedFile | None:
         return None if which == "warnings" else await collect(self, action, which, rows)
 
-    return patch.object(runner.Runner, "_collect_file", failures_only)
+    return patch.object(Following, "_collect_file", failures_only)
 
 
 @planted("a row is told of under its neighbour's number")

@@ -19,10 +19,10 @@ from unittest.mock import patch
 import anyio
 import httpx
 
-from orchestrator import runner
 from orchestrator.adapters import locks
 from orchestrator.adapters.ledger import connect
 from orchestrator.core.model import LoadId
+from orchestrator.runner import loop
 from orchestrator.simulator.faults import Response
 from orchestrator.simulator.model import Marketo, Request
 from orchestrator.simulator.multipart import MalformedError, parse
@@ -233,7 +233,7 @@ def owned_by(life: Life) -> Iterator[None]:
         owned.append(_Owned(ownership._descriptor))
         return owned[-1]
 
-    with patch.object(locks, "take", taking), patch.object(runner, "take", taking):
+    with patch.object(locks, "take", taking), patch.object(loop, "take", taking):
         try:
             yield
         finally:

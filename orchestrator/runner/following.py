@@ -1,0 +1,188 @@
+"""How is a batch followed to its end, and what is written down of it?
+
+Polled until Marketo says Complete or Failed; then its failure and warning files are saved, complete, before Collected
+says so. Trouble with a question only delays it: a batch is never given up because asking was hard.
+
+When a question is due is decided by `schedule`, what an answer means by `verdicts`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import anyio.to_thread
+import structlog
+
+from orchestrator.adapters.clock import Clock
+from orchestrator.adapters.files import private_folder
+from orchestrator.adapters.marketo import Marketo, ResultFile
+from orchestrator.caller import Caller
+from orchestrator.core.answers import BatchStatus, status_of
+from orchestrator.core.locate import read_echoes
+from orchestrator.core.model import (
+    Collect,
+    Collected,
+    CollectedFile,
+    Deferred,
+    Ended,
+    Expired,
+    Load,
+    LoadId,
+    Poll,
+    SeenImporting,
+    State,
+)
+from orchestrator.core.schedule import ChunkKey, Watch
+from orchestrator.core.verdicts import Answered, Ruling, Saved, Verdict
+from orchestrator.errors import ReportFailing
+from orchestrator.runner.books import Books
+from orchestrator.runner.strikes import Strikes
+
+log = structlog.get_logger()
+
+BATCH_LIFE_S = 7 * 86400.0
+"""Marketo: a batch id stays valid for seven days."""
+FILE_TRIES = 3
+"""Downloads of a result file that seems to be cut, before the last one is kept as it is."""
+
+
+class _LaterError(Exception):
+    """A file could not be had now."""
+
+
+class _GoneError(Exception):
+    """A file cannot be had any more."""
+
+
+class Following:
+    """Follows the batches of the loads that this process looks after.
+
+    `watches`: what is remembered of asking after each, in this process only. `keep_sightings`: while doubts are open,
+    every sighting of an importing batch is written down, since the fence is proved by them.
+    """
+
+    def __init__(
+        self,
+        loads: dict[LoadId, Load],
+        *,
+        books: Books,
+        strikes: Strikes,
+        marketo: Marketo,
+        caller: Caller,
+        clock: Clock,
+    ) -> None:
+        self._loads, self._books, self._strikes = loads, books, strikes
+        self._marketo, self._caller, self._clock = marketo, caller, clock
+        self.watches: dict[ChunkKey, Watch] = {}
+        self.keep_sightings = False
+
+    async def poll(self, action: Poll) -> None:
+        """Ask how one batch stands."""
+        load, key = self._loads[action.load_id], (action.load_id, action.number)
+        asked_at = self._clock.now()
+        outcome, ruling = await self._caller.call(
+            "status", lambda token: self._marketo.status(token, load.target, action.batch_id)
+        )
+        status = status_of(outcome, action.batch_id) if isinstance(outcome, Answered) else None
+        if ruling.verdict is Verdict.DONE and status is not None:
+            self._strikes.forget(key)
+            self.watches[key] = Watch(asked_at=self._clock.now())
+            await self._seen(action, status, asked_at)
+        else:
+            await self._not_seen(action, ruling)
+
+    async def _seen(self, action: Poll, status: BatchStatus, asked_at: float) -> None:
+        now = self._clock.now()
+        match status.word:
+            case "Importing":
+                standing = await self._books.standing(action)
+                if standing.state is State.QUEUED or self.keep_sightings:
+                    await self._books.record(standing, SeenImporting(asked_at, now))
+            case "Complete" | "Failed":
+                standing = await self._books.standing(action)
+                await self._books.record(standing, Ended(now, status.word, status.counts, status.message))
+                self.watches.pop((action.load_id, action.number), None)
+                log.info("batch.ended", batch=action.batch_id, chunk=action.number, status=status.word)
+            case "unknown":
+                log.warning("batch.status_unknown", batch=action.batch_id)
+            case "Queued":
+                pass
+
+    async def _not_seen(self, action: Poll, ruling: Ruling) -> None:
+        """No sound answer: asked again later, unless Marketo does not know the batch any more."""
+        key, now = (action.load_id, action.number), self._clock.now()
+        watch = self.watches.get(key, Watch())
+        slow = ruling.verdict is Verdict.SLOW_DOWN
+        self.watches[key] = Watch(asked_at=now, failures=watch.failures + (not slow))
+        log.warning("poll.failed", batch=action.batch_id, verdict=ruling.verdict.name, why=ruling.why)
+        standing = await self._books.standing(action)
+        accepted_at = standing.offer.accepted_at if standing.offer is not None else None
+        verdict = self._strikes.verdict(key, ruling)
+        if verdict is Verdict.GONE or (accepted_at is not None and now - accepted_at > BATCH_LIFE_S):
+            await self._books.record(standing, Expired(now, ruling.why or "seven days are over"))
+        else:
+            self._strikes.give_up_if(verdict, ruling, now)
+
+    async def collect(self, action: Collect) -> None:
+        """Save the failure and warning files of an ended batch, and count their rows against Marketo's."""
+        standing = await self._books.standing(action)
+        assert standing.offer is not None
+        counts = standing.offer.counts
+        assert counts is not None
+        saved: dict[ResultFile, CollectedFile | None] = {"failures": None, "warnings": None}
+        wanted: dict[ResultFile, int] = {"failures": counts.failed, "warnings": counts.warned}
+        for which, rows in wanted.items():
+            if rows > 0:
+                try:
+                    saved[which] = await self._collect_file(action, which, rows)
+                except _LaterError as later:
+                    now = self._clock.now()
+                    wait_s = self._strikes.backoff_s((action.load_id, action.number))
+                    await self._books.record(standing, Deferred(now, now + wait_s, str(later)))
+                    return
+                except _GoneError as gone:
+                    await self._books.record(standing, Expired(self._clock.now(), str(gone)))
+                    return
+        await self._books.record(standing, Collected(self._clock.now(), saved["failures"], saved["warnings"]))
+        log.info("chunk.settled", chunk=action.number, imported=counts.imported, failed=counts.failed)
+
+    async def _collect_file(self, action: Collect, which: ResultFile, rows: int) -> CollectedFile | None:
+        try:
+            return await self._save_file(action, which, rows)
+        except OSError as error:
+            raise ReportFailing(self._loads[action.load_id].collected_dir, error) from error
+
+    async def _save_file(self, action: Collect, which: ResultFile, rows: int) -> CollectedFile | None:
+        load, key = self._loads[action.load_id], (action.load_id, action.number)
+        folder = Path(load.collected_dir)
+        await anyio.to_thread.run_sync(private_folder, folder)
+        save_to = folder / f"{action.number:06d}-{action.batch_id}.{which}.{load.format}"
+        outcome, ruling = await self._caller.call(
+            which,
+            lambda token: self._marketo.result_file(token, load.target, action.batch_id, which, save_to),
+        )
+        if isinstance(outcome, Saved):
+            records, ended = await anyio.to_thread.run_sync(_count_records, save_to, load)
+            # More records than rows are values with line ends that were not quoted again.
+            if (records >= rows and ended) or self._strikes.of(key, which) >= FILE_TRIES:
+                return CollectedFile(str(save_to), records)
+            why = f"the {which} file has {records} rows where Marketo counted {rows}"
+            if records >= rows:
+                why = f"the {which} file does not end with a line end: it may be cut"
+        elif ruling.verdict is Verdict.NOTHING_THERE and self._strikes.of(key, which) >= FILE_TRIES:
+            return None
+        elif (verdict := self._strikes.verdict(key, ruling)) is Verdict.GONE:
+            raise _GoneError(ruling.why)
+        else:
+            self._strikes.give_up_if(verdict, ruling, self._clock.now())
+            why = ruling.why or f"no {which} file, though Marketo counted {rows} rows"
+        log.warning("collect.failed", batch=action.batch_id, which=which, why=why)
+        if isinstance(outcome, Saved) or ruling.verdict is Verdict.NOTHING_THERE:
+            self._strikes.add(key, which)
+        raise _LaterError(why)
+
+
+def _count_records(path: Path, load: Load) -> tuple[int, bool]:
+    """How many records a result file has, and whether its last line is whole."""
+    content = path.read_bytes()
+    return len(read_echoes(content, load.format).records), content.endswith((b"\n", b"\r"))

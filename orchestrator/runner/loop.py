@@ -1,0 +1,317 @@
+"""Who drives a load? One loop: look at how things stand, start what may be done, sleep until something is due.
+
+It alone calls adapters during a load and it alone records facts (by `offering`, `following` and `books`); what may be
+done is `schedule`'s decision and what an answer means is `verdicts`'. Nothing is kept between two looks, so killed at
+any instant, the next run finds the same ledger and goes on; an offer without an answer is then a doubt.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+
+import anyio
+import structlog
+
+from orchestrator.adapters.clock import Clock
+from orchestrator.adapters.ledger import Ledger
+from orchestrator.adapters.locks import Ownership, take
+from orchestrator.adapters.marketo import Marketo
+from orchestrator.caller import Caller
+from orchestrator.core.model import Action, Collect, DoubtEnded, EndDoubt, Load, LoadId, Poll, Standing, State, Submit
+from orchestrator.core.schedule import ChunkKey, Decision, Limits, View, in_marketo, next_actions
+from orchestrator.errors import MaxWaitOver, OrchestratorError, Unreachable
+from orchestrator.runner.books import Books
+from orchestrator.runner.following import Following
+from orchestrator.runner.offering import Offering
+from orchestrator.runner.strikes import Strikes, quota_spent
+
+log = structlog.get_logger()
+
+DRAIN_S = 8.0
+"""How long uploads under way may go on after a stop was asked for: then what became of them is written down."""
+ABANDON_S = 4.0
+"""How long an upload that was made to end may take to say how far it had come."""
+NOT_REACHED_S = 30.0
+"""A load that has not reached Marketo once gives up after this long: the address or the network is wrong."""
+SILENT_S = 1800.0
+"""Without one sound answer for this long, Marketo is called unreachable: the load stops and can be resumed."""
+OBSERVE_S = 0.5
+CALLS_STORED_EVERY_S = 10.0
+ADOPT_S = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How a load stands at one moment; handed to the observer about twice a second and on the last step."""
+
+    load_id: LoadId
+    source_name: str
+    now: float
+    started_at: float
+    """When this run of the load began (not the load itself)."""
+    rows: int
+    rows_settled: int
+    rows_settled_before: int
+    """Of `rows_settled`, how many were settled before this run began: leave them out of a rate."""
+    imported: int
+    failed: int
+    warned: int
+    chunks: int
+    chunks_by_state: Mapping[State, int]
+    slots_used: int
+    """Slots held in this subscription, by all loads that share the ledger."""
+    slots_limit: int
+    bytes_sent: int
+    eta_s: float | None
+    """Seconds until the load is probably done; None while nothing is known."""
+    waiting_for: str
+    """In words, what is being waited for when nothing moves; empty otherwise."""
+
+
+class Runner:
+    """Drives one load to its end, and looks after the open batches of loads whose owner is gone."""
+
+    def __init__(
+        self,
+        load: Load,
+        *,
+        ledger: Ledger,
+        marketo: Marketo,
+        caller: Caller,
+        clock: Clock,
+        rng: Random,
+        limits: Limits,
+        calls_left: int | None = None,
+        max_wait_s: float | None = None,
+        observe: Callable[[Progress], None] | None = None,
+    ) -> None:
+        self._load, self._ledger, self._marketo, self._caller = load, ledger, marketo, caller
+        self._clock, self._limits = clock, limits
+        self._calls_left, self._max_wait_s, self._observe = calls_left, max_wait_s, observe
+        self._loads: dict[LoadId, Load] = {load.id: load}
+        self._adopted: list[Ownership] = []
+        self._books = books = Books(ledger, load)
+        strikes = Strikes(limits, rng, load.subscription)
+        self._offering = Offering(
+            load,
+            books=books,
+            strikes=strikes,
+            marketo=marketo,
+            caller=caller,
+            clock=clock,
+            rng=rng,
+            limits=limits,
+        )
+        self._following = Following(
+            self._loads, books=books, strikes=strikes, marketo=marketo, caller=caller, clock=clock
+        )
+        self._busy: dict[ChunkKey, Action] = {}
+        self._stop: OrchestratorError | None = None
+        self._stop_requested = False
+        self._woken = anyio.Event()
+        self._started_at = clock.now()
+        self._observed_at = self._adopted_at = 0.0
+        self._calls_stored_at = self._started_at
+        self._slots_used = 0
+
+    async def run(self) -> OrchestratorError | None:
+        """Until every chunk is at rest (None), or the load stops early (why)."""
+        await self._books.open()
+        await self._books.recover(self._load.id, self._clock.now())
+        try:
+            async with anyio.create_task_group() as tasks:
+                while True:
+                    view = await self._look()
+                    now = self._clock.now()
+                    if (reason := self._reason_to_stop(now)) is not None:
+                        self._stop_for(reason)
+                    if not self._busy and view.unfinished == 0:
+                        break
+                    if self._stop is not None or self._stop_requested:
+                        await self._drain()
+                        break
+                    decision = next_actions(
+                        view,
+                        now=now,
+                        limits=self._limits,
+                        queue=self._offering.queue,
+                        lane=self._offering.lane,
+                        watches=self._following.watches,
+                        busy=self._busy,
+                        uploading=sum(isinstance(action, Submit) for action in self._busy.values()),
+                    )
+                    for action in decision.actions:
+                        self._busy[action.load_id, action.number] = action
+                        tasks.start_soon(self._do, action)
+                    self._show(decision, now)
+                    await self._sleep_until(min(decision.wake_at, self._stop_at(now)))
+                tasks.cancel_scope.cancel()
+        finally:
+            with anyio.CancelScope(shield=True):
+                await self._end()
+        return self._stop
+
+    def request_stop(self) -> None:
+        """Start no upload any more, write down what became of those under way, and return."""
+        self._stop_requested = True
+        self._offering.close()
+        self._woken.set()
+
+    def _stop_for(self, reason: OrchestratorError) -> None:
+        self._stop = self._stop or reason
+        self._offering.close()
+
+    async def _end(self) -> None:
+        for ownership in self._adopted:
+            ownership.release()
+        await self._store_calls()
+        self._show(None, self._clock.now())
+
+    async def _do(self, action: Action) -> None:
+        """One action to its end. An expected error stops the load; what it left is in the ledger."""
+        try:
+            match action:
+                case Submit():
+                    await self._offering.submit(action)
+                case Poll():
+                    await self._following.poll(action)
+                case Collect():
+                    await self._following.collect(action)
+                case EndDoubt():
+                    resend = self._loads[action.load_id].on_doubt == "resend"
+                    standing = await self._books.standing(action)
+                    await self._books.record(standing, DoubtEnded(self._clock.now(), action.how, resend))
+        except OrchestratorError as error:
+            self._stop_for(error)
+        finally:
+            self._busy.pop((action.load_id, action.number), None)
+            self._woken.set()
+
+    # --- how things stand -------------------------------------------------------------------------------
+
+    async def _look(self) -> View:
+        """How things stand, read in one go."""
+        now = self._clock.now()
+        view = await self._books.ask(self._read_view, now)
+        if {s.load_id for s in view.open} - set(self._loads) and now >= self._adopted_at + ADOPT_S:
+            self._adopted_at = now
+            await self._adopt()
+            view = await self._books.ask(self._read_view, now)
+        if now >= self._calls_stored_at + CALLS_STORED_EVERY_S:
+            self._calls_stored_at = now
+            await self._store_calls()
+        self._slots_used = len(view.open)
+        self._following.keep_sightings = any(s.state is State.DOUBTFUL for s in view.open)
+        return view
+
+    def _read_view(self, now: float) -> View:
+        ledger, load = self._ledger, self._load
+        open_chunks = tuple(ledger.open_chunks(load.subscription))
+        in_list: list[Standing] = []
+        if load.target.list_id is not None:
+            in_list = ledger.open_in_list(load.subscription, load.target.list_id)
+        return View(
+            open=open_chunks,
+            collecting=tuple(s for load_id in self._loads for s in ledger.collecting(load_id)),
+            ready=tuple(ledger.ready(load.id, now, 2 * self._limits.uploads_at_once)),
+            owned=frozenset(self._loads),
+            list_open=len(in_list),
+            list_in_marketo=in_marketo(in_list),
+            unfinished=self._books.unfinished,
+        )
+
+    async def _adopt(self) -> None:
+        """Look after the open batches of loads whose owner died: their slots come back that way."""
+        for load in await self._books.ask(self._ledger.loads_with_open_chunks, self._load.subscription):
+            if load.id not in self._loads:
+                ownership = await self._books.ask(take, self._ledger.path, load.id)
+                if ownership is not None:
+                    log.info("load.adopted", adopted=load.id)
+                    self._adopted.append(ownership)
+                    self._loads[load.id] = load
+                    await self._books.recover(load.id, self._clock.now())
+
+    async def _store_calls(self) -> None:
+        made = dict(self._caller.made)
+        self._caller.made.clear()
+        if self._calls_left is not None:
+            self._calls_left -= sum(made.values())
+        await self._books.ask(self._ledger.add_calls, self._load.id, made)
+
+    # --- the end ----------------------------------------------------------------------------------------
+
+    def _stop_at(self, now: float) -> float:
+        """When a limit on the load's time is next to be looked at."""
+        limits = [self._started_at + NOT_REACHED_S]
+        if self._max_wait_s is not None:
+            limits.append(self._started_at + self._max_wait_s)
+        return min((at for at in limits if at > now), default=float("inf"))
+
+    def _reason_to_stop(self, now: float) -> OrchestratorError | None:
+        reached_at, trouble = self._caller.sound_at, self._caller.trouble
+        if self._max_wait_s is not None and now - self._started_at >= self._max_wait_s:
+            return MaxWaitOver(
+                f"--max-wait of {self._max_wait_s:.0f} s is over; batches go on inside Marketo",
+                remedy="Run the same command again to go on.",
+            )
+        if reached_at is None and trouble and now - self._started_at >= NOT_REACHED_S:
+            return Unreachable(
+                f"{self._load.subscription} was not reached within {NOT_REACHED_S:.0f} s: {trouble}",
+                remedy="Check marketo.base_url and the network, then run the same command again.",
+            )
+        if reached_at is not None and trouble and now - reached_at >= SILENT_S:
+            return Unreachable(
+                f"{self._load.subscription} has given no sound answer for {SILENT_S / 60:.0f} min: {trouble}",
+                remedy="Run the same command again when Marketo is back.",
+            )
+        if self._calls_left is not None and sum(self._caller.made.values()) >= self._calls_left:
+            return quota_spent("the calls left today are reserved for others (limits.reserve_calls_per_day)", now)
+        return None
+
+    async def _drain(self) -> None:
+        """After a stop: let uploads under way end, then end them, so that what became of each is written down."""
+        for patience_s in (DRAIN_S, ABANDON_S):
+            with anyio.move_on_after(patience_s):
+                while self._offering.under_way:
+                    await self._sleep_until(self._clock.now() + patience_s)
+            self._marketo.abandon_uploads()
+
+    async def _sleep_until(self, at: float) -> None:
+        with anyio.move_on_after(max(0.0, at - self._clock.now())):
+            await self._woken.wait()
+        if self._woken.is_set():
+            self._woken = anyio.Event()
+
+    # --- the observer -----------------------------------------------------------------------------------
+
+    def _show(self, decision: Decision | None, now: float) -> None:
+        if self._observe is None or (decision is not None and now < self._observed_at + OBSERVE_S):
+            return
+        self._observed_at = now
+        books, passed_s = self._books, now - self._started_at
+        done = books.settled - books.settled_before
+        left = self._load.rows - self._load.rejected - books.settled
+        self._observe(
+            Progress(
+                load_id=self._load.id,
+                source_name=Path(self._load.source.path).name,
+                now=now,
+                started_at=self._started_at,
+                rows=self._load.rows,
+                rows_settled=books.settled,
+                rows_settled_before=books.settled_before,
+                imported=books.imported,
+                failed=books.failed,
+                warned=books.warned,
+                chunks=sum(books.by_state.values()) - books.by_state[State.HALVED],
+                chunks_by_state={state: count for state, count in books.by_state.items() if count},
+                slots_used=self._slots_used,
+                slots_limit=self._limits.queued_jobs,
+                bytes_sent=self._marketo.sent_bytes,
+                eta_s=left * passed_s / done if done else None,
+                waiting_for=decision.waiting_for if decision is not None else "",
+            )
+        )

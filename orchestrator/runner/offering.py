@@ -1,0 +1,169 @@
+"""How is a chunk offered to Marketo, and what is written down of it?
+
+1. The intent (Offered, with its slot) is durable before the first byte leaves.
+2. The batch id (Accepted) is durable before anything else happens after the answer.
+3. Whatever else comes back becomes a fact too: put off, refused, halved, or a doubt.
+
+When a chunk is offered is decided by `schedule`, what an answer means by `verdicts`.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from random import Random
+
+import anyio.to_thread
+import structlog
+
+from orchestrator.adapters.clock import Clock
+from orchestrator.adapters.files import ChunkBytes, read_spans
+from orchestrator.adapters.ledger import BatchIdTaken
+from orchestrator.adapters.marketo import Marketo
+from orchestrator.caller import Caller
+from orchestrator.core.answers import batch_id_of
+from orchestrator.core.model import Accepted, AnswerLost, Deferred, Halved, Load, Refused, Standing, Submit
+from orchestrator.core.plan import halve
+from orchestrator.core.schedule import Admission, ChunkKey, Limits
+from orchestrator.core.verdicts import Answered, Outcome, Ruling, Verdict
+from orchestrator.errors import SourceChanged, SourceMissing
+from orchestrator.runner.books import Books
+from orchestrator.runner.strikes import Strikes
+
+log = structlog.get_logger()
+
+
+class _NoSlot(Exception):
+    """Another load took the last slot between the decision and the claim."""
+
+
+class Offering:
+    """Offers the chunks of one load.
+
+    `queue` and `lane` learn from each answer how many of ours Marketo takes. `under_way`: uploads whose intent is
+    durable and whose outcome is not. After `close`, no new one begins.
+    """
+
+    def __init__(
+        self,
+        load: Load,
+        *,
+        books: Books,
+        strikes: Strikes,
+        marketo: Marketo,
+        caller: Caller,
+        clock: Clock,
+        rng: Random,
+        limits: Limits,
+    ) -> None:
+        self._load, self._books, self._strikes = load, books, strikes
+        self._marketo, self._caller, self._clock, self._rng, self._limits = marketo, caller, clock, rng, limits
+        self.queue = Admission(limits.queued_jobs)
+        self.lane = Admission(limits.queued_jobs) if load.target.list_id is not None else None
+        self.under_way: set[ChunkKey] = set()
+        self._closed = False
+
+    def close(self) -> None:
+        """Begin no upload any more."""
+        self._closed = True
+
+    async def submit(self, action: Submit) -> None:
+        """Offer one chunk, and record what became of it."""
+        try:
+            await self._submit(action)
+        finally:
+            self.under_way.discard((action.load_id, action.number))
+
+    async def _submit(self, action: Submit) -> None:
+        load, books = self._load, self._books
+        chunk = await books.ask(books.ledger.chunk, load.id, action.number)
+        content = ChunkBytes(Path(load.source.path), load.header, chunk)
+        offered: Standing | None = None
+
+        async def ask(token: str) -> Outcome:
+            nonlocal offered
+            if offered is None:
+                offered = await self._claim(action)
+            return await self._marketo.create(token, load.target, load.format, content)
+
+        try:
+            outcome, ruling = await self._caller.call("create", ask)
+        except _NoSlot:
+            return
+        except (SourceChanged, SourceMissing):  # the body was not complete: nothing was executed
+            if offered is not None:
+                await books.record(offered, Deferred(self._clock.now(), self._clock.now(), "source changed"))
+            raise
+        now = self._clock.now()
+        if offered is None:  # no token: nothing was sent, nothing is written down
+            self._strikes.give_up_if(ruling.verdict, ruling, now)
+        elif isinstance(outcome, Answered) and ruling.verdict is Verdict.DONE:
+            await self._answered(offered, outcome, now)
+        else:
+            await self._not_accepted(offered, ruling, now)
+
+    async def _claim(self, action: Submit) -> Standing:
+        if self._closed:
+            raise _NoSlot
+        standing = await self._books.claim(action, self._clock.now(), self._limits.queued_jobs)
+        if standing is None:
+            raise _NoSlot
+        self.under_way.add((action.load_id, action.number))
+        return standing
+
+    async def _answered(self, offered: Standing, outcome: Answered, now: float) -> None:
+        """Marketo said success: the batch id is durable before anything else happens."""
+        batch_id = batch_id_of(outcome)
+        if batch_id is None:
+            await self._books.record(offered, AnswerLost(now, "Marketo said success without a batch id"))
+            return
+        try:
+            await self._books.record(offered, Accepted(now, batch_id))
+        except BatchIdTaken:
+            why = f"Marketo answered with batch id {batch_id} of another chunk"
+            await self._books.record(offered, AnswerLost(now, why))
+            return
+        log.info("batch.accepted", batch=batch_id, chunk=offered.number, rows=offered.rows)
+        self._strikes.forget((offered.load_id, offered.number))
+        self.queue.accepted(await self._books.in_marketo())
+        if self.lane is not None and self._load.target.list_id is not None:
+            self.lane.accepted(await self._books.in_list(self._load.target.list_id))
+
+    async def _not_accepted(self, offered: Standing, ruling: Ruling, now: float) -> None:
+        """An upload that came back without a batch id: what the ledger has to know of it."""
+        books, key, why = self._books, (offered.load_id, offered.number), ruling.why
+        log.warning("upload.refused", chunk=offered.number, verdict=ruling.verdict.name, why=why)
+        match verdict := self._strikes.verdict(key, ruling):
+            case Verdict.WAIT_FOR_SLOT:
+                await books.record(offered, Deferred(now, now, why))
+                self.queue.refused(now, await books.in_marketo(), self._probe_wait_s())
+            case Verdict.WAIT_FOR_LIST:
+                await books.record(offered, Deferred(now, now, why))
+                if self.lane is not None and self._load.target.list_id is not None:
+                    in_list = await books.in_list(self._load.target.list_id)
+                    self.lane.refused(now, in_list, self._probe_wait_s())
+            case Verdict.HALVE:
+                await self._halve(offered, why, now)
+            case Verdict.DOUBT:
+                await books.record(offered, AnswerLost(now, why))
+            case Verdict.GIVE_UP_CHUNK:
+                await books.record(offered, Refused(now, why))
+            case Verdict.SLOW_DOWN:
+                await books.record(offered, Deferred(now, now + ruling.wait_s, why))
+            case _:
+                await books.record(offered, Deferred(now, now + self._strikes.backoff_s(key), why))
+                self._strikes.give_up_if(verdict, ruling, now)
+
+    def _probe_wait_s(self) -> float:
+        return self._limits.max_interval_s * self._rng.uniform(1.0, 2.0)
+
+    async def _halve(self, offered: Standing, why: str, now: float) -> None:
+        load, books = self._load, self._books
+        chunk = await books.ask(books.ledger.chunk, load.id, offered.number)
+        if chunk.rows == 1:
+            await books.record(offered, Refused(now, f"row {chunk.first_row} alone is too large: {why}"))
+            return
+        content = await anyio.to_thread.run_sync(partial(read_spans, Path(load.source.path), load.header, chunk.spans))
+        header_bytes = load.header.stop - load.header.start
+        children = halve(chunk, content[:header_bytes], content[header_bytes:], load.format)
+        await books.record(offered, Halved(now, children, why))
