@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import Any, NoReturn
 from unittest.mock import patch
 
 import anyio
@@ -46,8 +46,11 @@ class Life:
         self.check()
         self.points += 1
         if self.points == self.crash_at:
-            self.dead, self.died_at = True, name
-            raise Crash(name)
+            self.die(name)
+
+    def die(self, name: str) -> NoReturn:
+        self.dead, self.died_at = True, name
+        raise Crash(name)
 
     def check(self) -> None:
         if self.dead:
@@ -68,16 +71,24 @@ class DyingConnection:
             raise sqlite3.OperationalError(trouble)
         if sql == "COMMIT":
             self._life.point("before commit")
-            done = self._real.execute(sql)
+            done = self._powered(self._real.execute, sql)
             self._life.point("after commit")
             return done
         if sql.startswith("BEGIN"):
             self._life.point("before transaction")
-        return self._real.execute(sql, *arguments)
+        return self._powered(self._real.execute, sql, *arguments)
 
     def executemany(self, sql: str, rows: list[Any]) -> Any:
         self._life.check()
-        return self._real.executemany(sql, rows)
+        return self._powered(self._real.executemany, sql, rows)
+
+    def _powered(self, execute: Callable[..., Any], *arguments: Any) -> Any:
+        """A machine that has lost its power while it wrote tells nobody what it has written."""
+        try:
+            return execute(*arguments)
+        finally:
+            if getattr(self._real, "without_power", False):
+                self._life.die("power cut")
 
     @property
     def in_transaction(self) -> bool:
