@@ -17,7 +17,7 @@ SEEDS_A_TEST = 30
 
 
 def play_with_power_cuts(seed: int, connection: type[storage.PowerCut] = storage.PowerCut) -> int:
-    """One seed on a machine whose power goes in the middle of writes, and at the end of every process: how many cuts."""
+    """One seed on a machine whose power goes in the middle of writes and with every process; returns how many cuts."""
     rng = Random(seed)
     cuts = [rng.randint(1, rng.choice([12, 60, 400])) for _ in range(rng.choice([1, 2, 4, 8]))]
     storage.CACHE = storage.Cache(rng, cuts)
