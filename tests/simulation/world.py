@@ -112,6 +112,8 @@ class Network:
     """It breaks after the body was sent, before Marketo has read it."""
     hang: float = 0.0
     """No answer ever comes, although the call is executed."""
+    early_reset: bool = False
+    """An upload over Marketo's limit is answered while it is sent, and the answer is lost to the reset."""
 
 
 class SimulatedTransport(httpx.AsyncBaseTransport):
@@ -142,11 +144,17 @@ class SimulatedTransport(httpx.AsyncBaseTransport):
             is_upload = request.method == "POST" and request.url.path.startswith("/bulk/")
             body = b""
             assert isinstance(request.stream, httpx.AsyncByteStream)
+            await request.extensions["trace"]("http11.send_request_body.started", {})
+            announced = int(request.headers.get("Content-Length", 0))
+            too_large = is_upload and announced > self._model.settings.file_limit
             async for piece in request.stream:
                 self._life.check()
                 body += piece
                 if is_upload:
                     await anyio.sleep(network.upload_s * self._rng.uniform(0.1, 0.5))
+                    if too_large and network.early_reset and len(body) > announced // 3:
+                        self._seen["network: early reset"] += 1
+                        raise httpx.ReadError("connection reset")
                     if chance > 1 - network.cut and body:
                         self._seen["network: cut"] += 1
                         raise httpx.ReadError("connection reset")
