@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
@@ -25,6 +25,7 @@ from orchestrator.adapters.files import fingerprint_file, plan_file, private_fol
 from orchestrator.adapters.ledger import Connect, Ledger, connect
 from orchestrator.adapters.marketo import DESCRIBE_BYTES_MAX, Marketo, Transport
 from orchestrator.adapters.render import write_report
+from orchestrator.adapters.salvage import Salvaged, Unreadable, salvage
 from orchestrator.caller import Caller
 from orchestrator.config import Config
 from orchestrator.core.lifecycle import AT_REST
@@ -489,6 +490,11 @@ def status(config: Config, load: str | None = None) -> list[LoadStatus]:
             return [_status(ledger, known) for known in ledger.loads()]
         known = _known(ledger, load)
         return [replace(_status(ledger, known), records=tuple(ledger.records(known.id)))]
+
+
+def export(config: Config, load: str | None = None) -> Iterator[Salvaged | Unreadable]:
+    """Everything that can be read of the ledger, also of one that is refused as damaged."""
+    return salvage(config.ledger_path, load)
 
 
 def report(config: Config, load: str) -> LoadResult:

@@ -123,6 +123,14 @@ def parser() -> argparse.ArgumentParser:
     )
     report.add_argument("load", metavar="LOAD", help="id of a load, or how it begins")
 
+    export = commands.add_parser(
+        "export",
+        parents=[common],
+        help="everything the ledger holds, as JSON lines",
+        description="Write everything that can be read of the ledger as JSON lines, also of a damaged one.",
+    )
+    export.add_argument("load", metavar="LOAD", nargs="?", help="id of a load, or how it begins")
+
     check = commands.add_parser(
         "check",
         parents=[common, target],

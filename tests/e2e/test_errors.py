@@ -135,7 +135,28 @@ def test_a_corrupt_ledger_is_78_and_left_as_it_is(market: Shop) -> None:
     assert done.code == 78, done
     assert_plain(done.err)
     assert "broken.db" in done.err
+    assert "orchestrator export" in done.err
     assert ledger.read_bytes() == before
+    saved = market.run("export", ORCHESTRATOR_STATE__LEDGER="sqlite:///broken.db")
+    assert saved.code == 78, saved
+    assert_plain(saved.err)
+    error, *_, summary = map(json.loads, saved.out.splitlines())
+    assert (error["type"], summary["type"], summary["records"]) == ("error", "summary", {})
+    assert ledger.read_bytes() == before
+
+
+def test_a_sound_ledger_is_exported_whole_as_json_lines(market: Shop) -> None:
+    """It is the second copy that can be kept elsewhere, and read by anything."""
+    (market.folder / "good.csv").write_bytes(GOOD)
+    elsewhere = {"ORCHESTRATOR_STATE__LEDGER": "sqlite:///exported.db"}
+    with shop(market.folder) as own:
+        assert own.run("load", "good.csv", **elsewhere).code == 0
+        done = own.run("export", **elsewhere)
+    assert done.code == 0, done
+    *records, summary = map(json.loads, done.out.splitlines())
+    assert {record["record"] for record in records} == {"load", "chunk", "offer", "fact", "calls"}
+    assert summary["records"]["chunk"] == summary["records"]["offer"] == 1
+    assert next(record["batch_id"] for record in records if record["record"] == "offer") > 0
 
 
 def test_a_report_folder_that_cannot_be_is_78_and_nothing_is_sent(market: Shop) -> None:
