@@ -64,11 +64,13 @@ def test_a_source_that_cannot_be_loaded_is_refused_with_65_and_nothing_is_sent(m
     assert market.simulator.truth()["batches_accepted"] == 0
 
 
-@pytest.mark.parametrize("source", ["missing.csv", ".", "/dev/null", "fifo"])
+@pytest.mark.parametrize("source", ["missing.csv", ".", "/dev/null", "fifo", "circle.csv"])
 def test_a_source_that_is_not_there_is_66(market: Shop, source: str) -> None:
     """A FIFO must not hang the command, and a folder is no file."""
     if source == "fifo":
         subprocess.run(["mkfifo", market.folder / "fifo"], check=True)
+    if source == "circle.csv":
+        (market.folder / "circle.csv").symlink_to("circle.csv")
     done = market.run("load", source, timeout=20)
     assert done.code == 66, done
     assert_plain(done.err)
@@ -148,15 +150,30 @@ def test_a_corrupt_ledger_is_78_and_left_as_it_is(market: Shop) -> None:
 def test_a_sound_ledger_is_exported_whole_as_json_lines(market: Shop) -> None:
     """It is the second copy that can be kept elsewhere, and read by anything."""
     (market.folder / "good.csv").write_bytes(GOOD)
-    elsewhere = {"ORCHESTRATOR_STATE__LEDGER": "sqlite:///exported.db"}
     with shop(market.folder) as own:
-        assert own.run("load", "good.csv", **elsewhere).code == 0
-        done = own.run("export", **elsewhere)
+        assert own.run("load", "good.csv", ORCHESTRATOR_STATE__LEDGER="sqlite:///exported.db").code == 0
+        done = own.run("export", ORCHESTRATOR_STATE__LEDGER="sqlite:///exported.db")
     assert done.code == 0, done
     *records, summary = map(json.loads, done.out.splitlines())
     assert {record["record"] for record in records} == {"load", "chunk", "offer", "fact", "calls"}
     assert summary["records"]["chunk"] == summary["records"]["offer"] == 1
     assert next(record["batch_id"] for record in records if record["record"] == "offer") > 0
+
+
+@pytest.mark.parametrize("where", ["a file/ledger.db", "circle/ledger.db", "/proc/ledger.db", "owned.db"])
+def test_a_ledger_that_cannot_be_written_to_is_78_and_nothing_is_sent(market: Shop, where: str) -> None:
+    """A folder that is none, links in a circle, a file system that takes no files, owners that cannot be noted."""
+    (market.folder / "good.csv").write_bytes(GOOD)
+    (market.folder / "a file").write_bytes(b"")
+    (market.folder / "owned.db.owners").write_bytes(b"")
+    if not (market.folder / "circle").is_symlink():
+        (market.folder / "circle").symlink_to("circle")
+    done = market.run("load", "good.csv", ORCHESTRATOR_STATE__LEDGER=f"sqlite:///{where}")
+    assert done.code == 78, done
+    assert_plain(done.err)
+    assert where.split("/")[-1] in done.err
+    assert "state.ledger" in done.err
+    assert market.simulator.truth()["batches_accepted"] == 0
 
 
 def test_a_report_folder_that_cannot_be_is_78_and_nothing_is_sent(market: Shop) -> None:
