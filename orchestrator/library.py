@@ -539,7 +539,8 @@ async def _check_access(
         path, what = f"/rest/v1/customobjects/{target.name}/describe.json", f"custom object {target.name}"
     outcome, ruling = await caller.call("other", lambda token: marketo.get(token, path, bytes_max=DESCRIBE_BYTES_MAX))
     reached = caller.sound_at is not None
-    lines = [CheckLine("credentials", reached, "" if reached else ruling.why, ruling.exit_code if reached else 77)]
+    refused = "" if reached else f"refused: {ruling.why}. {ruling.remedy}"
+    lines = [CheckLine("credentials", reached, refused, ruling.exit_code if reached else 77)]
     if not reached and ruling.exit_code != 77:
         return [CheckLine("Marketo is reached", False, ruling.why, 69)]
     if not reached:

@@ -81,6 +81,35 @@ def test_wrong_arguments_are_2(market: Shop) -> None:
     """Two is what every shell expects."""
     for arguments in (["load"], ["lod", "x"], ["load", "x", "--max-wait", "soon"], ["load", "x", "--max-rejected=-1"]):
         assert market.run(*arguments).code == 2
+        told = market.run(*arguments, "--json")
+        assert told.code == 2
+        error, summary = map(json.loads, told.out.splitlines())
+        assert (error["type"], error["code"], error["schema"]) == ("error", 2, 1)
+        assert error["message"] in told.err
+        assert error["remedy"]
+        assert summary == {"type": "summary", "schema": 1, "exit_code": 2}
+
+
+@pytest.mark.parametrize(
+    "flag",
+    [("--list-id", "x"), ("--list-id", "0"), ("--object", "nonsense"), ("--partition", ""), ("--lookup-field", "")],
+)
+def test_a_value_that_a_flag_does_not_take_is_2_and_named_by_its_flag(market: Shop, flag: tuple[str, str]) -> None:
+    """It was typed just now; the same value in a file is the configuration's fault, and 78."""
+    (market.folder / "good.csv").write_bytes(GOOD)
+    done = market.run("load", "good.csv", *flag, "--json")
+    assert done.code == 2, done
+    assert_plain(done.err)
+    assert flag[0] in done.err
+    error, summary = map(json.loads, done.out.splitlines())
+    assert (error["type"], error["code"], summary["exit_code"]) == ("error", 2, 2)
+
+
+def test_the_same_value_from_elsewhere_is_78(market: Shop) -> None:
+    """A scheduler tells a typing error from a broken machine by the code."""
+    done = market.run("load", "good.csv", ORCHESTRATOR_IMPORT__OBJECT="nonsense")
+    assert done.code == 78, done
+    assert "ORCHESTRATOR_IMPORT__OBJECT" in done.err
 
 
 def test_wrong_credentials_are_77_at_once(market: Shop) -> None:
@@ -92,7 +121,11 @@ def test_wrong_credentials_are_77_at_once(market: Shop) -> None:
     assert_plain(done.err)
     assert "wrong-secret-here" not in done.out + done.err
     assert time.monotonic() - begun < 15
-    assert market.run("check", ORCHESTRATOR_MARKETO__CLIENT_SECRET="wrong-secret-here").code == 77
+    checked = market.run("check", ORCHESTRATOR_MARKETO__CLIENT_SECRET="wrong-secret-here")
+    assert checked.code == 77
+    for text in (done.err, checked.out):
+        for setting in ("marketo.client_id", "marketo.client_secret", "marketo.base_url"):
+            assert setting in text
 
 
 def test_a_host_that_is_not_there_is_69_after_half_a_minute_and_resumable(market: Shop) -> None:
