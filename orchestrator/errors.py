@@ -1,6 +1,7 @@
 """Every exception we raise on purpose, as one tree, by whose fault it is.
 
     OrchestratorError
+    ├── WrongArgument (2)        a flag's value is not allowed
     ├── SourceUnusable (65)      the file cannot be loaded as it is
     │   ├── EmptySource, HeaderOnly, NotText, UnknownEncoding, HeaderTooLarge
     │   ├── MissingLookupColumn, DuplicateColumn, UnclosedQuote
@@ -40,6 +41,12 @@ class OrchestratorError(Exception):
 
     def __str__(self) -> str:
         return f"{self.message}\n  {self.remedy}" if self.remedy else self.message
+
+
+class WrongArgument(OrchestratorError):
+    """The value of a flag is not one that is allowed."""
+
+    exit_code = 2
 
 
 class SourceUnusable(OrchestratorError):
