@@ -4,7 +4,7 @@
     ├── WrongArgument (2)        a flag's value is not allowed
     ├── SourceUnusable (65)      the file cannot be loaded as it is
     │   ├── EmptySource, HeaderOnly, NotText, UnknownEncoding, HeaderTooLarge
-    │   ├── MissingLookupColumn, DuplicateColumn, UnclosedQuote
+    │   ├── MissingLookupColumn, DuplicateColumn, MalformedHeader, UnclosedQuote
     │   ├── TooManyRejected      more unusable rows than --max-rejected allows
     │   └── SourceChanged        the bytes are not the bytes that were planned
     ├── SourceMissing (66)       the file does not exist or cannot be read
@@ -81,6 +81,10 @@ class MissingLookupColumn(SourceUnusable):
 
 class DuplicateColumn(SourceUnusable):
     """Two columns of the header bear the same name, or one bears none."""
+
+
+class MalformedHeader(SourceUnusable):
+    """The header has a quote that readers would take differently."""
 
 
 class UnclosedQuote(SourceUnusable):
