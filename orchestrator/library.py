@@ -29,6 +29,7 @@ from orchestrator.adapters.render import write_report
 from orchestrator.adapters.salvage import Salvaged, Unreadable, salvage
 from orchestrator.caller import Caller
 from orchestrator.config import Config
+from orchestrator.core.expect import PROCESSORS, Speed, learn
 from orchestrator.core.lifecycle import AT_REST
 from orchestrator.core.model import (
     ChunkRecord,
@@ -464,11 +465,11 @@ def plan(config: Config, source: Path, options: LoadOptions) -> PlanSummary:
         findings.append(f"and {planned.rejected_rows - len(findings):,} more rows that cannot be sent")
     if planned.blank_lines:
         findings.append(f"{planned.blank_lines:,} blank lines: they are not rows and are not sent")
-    rows_per_s: float | None = None
+    speed: Speed | None = None
     if config.ledger_path.exists():
         with _ledger(config) as ledger:
-            rows_per_s = ledger.rows_per_second(config.subscription_host)
-    seconds = (planned.rows - planned.rejected_rows) / rows_per_s / 2 if rows_per_s else None
+            speed = learn(ledger.past(config.subscription_host))
+    seconds = (planned.rows - planned.rejected_rows) * speed.pace_row_s / PROCESSORS if speed else None
     polls = 2.0
     if seconds is not None and planned.chunks:
         polls += 2 * seconds / len(planned.chunks) / config.polling.min_interval

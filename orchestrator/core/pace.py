@@ -1,8 +1,8 @@
 """When may the next call be made, and when is a batch worth a poll?
 
 Marketo allows 100 calls in any 20 seconds and ten at a time for the whole subscription, and asks every
-integration to keep to half of that. The queue is first-in first-out with two processors, so only the oldest
-batches can end next: those behind them are asked after rarely.
+integration to keep to half of that. The queue is first-in first-out with two processors, so a batch is asked after a
+little later than its end is expected: too early costs a call, and late costs nothing while others wait behind it.
 """
 
 from __future__ import annotations
@@ -10,11 +10,14 @@ from __future__ import annotations
 from collections import deque
 from datetime import UTC, datetime, timedelta
 
+from orchestrator.core.expect import PROCESSORS, Expected
+
 WINDOW_S = 20.5
 """Marketo's window is 20 s (606 says "within '20' secs"); calls travel for unequal times, so half a second more."""
 
-PROCESSORS = 2
-"""Jobs Marketo processes at the same time, of each subscription."""
+ANSWERS_A_CHUNK = 2.5
+"""Calls that a chunk costs beside its upload: questions, and a result file now and then."""
+STRETCH_MAX = 8.0
 
 
 class CallWindow:
@@ -48,19 +51,74 @@ class CallWindow:
         return self._paused_until
 
 
-def poll_interval_s(
-    position: int, importing_s: float, failures: int, *, min_interval: float, max_interval: float
-) -> float:
-    """How long after the last question the next one is due.
+def patience_s(batch_s: float, min_interval_s: float) -> float:
+    """How long after its expected end a batch is asked after, at the best: then most of them are over."""
+    return batch_s / 4 + min_interval_s / 2
 
-    position: 0 for the oldest open batch of ours. importing_s: how long it has been seen importing (0 when
-    queued). failures: questions in a row that got no sound answer.
 
-    The two at the head are asked at `min_interval`, those behind half as often for every two places; a batch
-    that has been importing for long is asked at a tenth of that time: finding its end 10 % late costs little.
+def retry_s(batch_s: float, late_s: float, min_interval_s: float, max_interval_s: float) -> float:
+    """How long after a question the next one about the same batch is due, when it was over its time by `late_s`.
+
+    It grows with the lateness: a batch that is twice as long as expected may well be ten times as long.
     """
-    interval = min_interval * 2.0 ** (position // PROCESSORS + failures)
-    return min(max(interval, importing_s / 10), max_interval)
+    return max(min_interval_s, min(max_interval_s, max(batch_s / 8, late_s / 2)))
+
+
+def ask_at(
+    expected: Expected,
+    fast: float,
+    asked_at: float | None,
+    *,
+    slack_s: float,
+    min_interval_s: float,
+    max_interval_s: float,
+) -> float:
+    """When to ask after a batch in the middle of a load.
+
+    fast: the share of a batch's time that one in five does not need. asked_at: the last question; None before the
+    first. slack_s: how long its end may go unnoticed without a processor running dry; negative when that may be before
+    it.
+    """
+    patience, batch_s = patience_s(expected.batch_s, min_interval_s), expected.batch_s
+    # Where a question too early costs more than a batch's time, none is asked before it is over, however urgent.
+    early = max(0.0, 1.0 - min_interval_s / max(batch_s, 1e-9))
+    at = expected.ends_at + min(patience, max(slack_s, early * (fast - 1) * batch_s + (1 - early) * batch_s / 4))
+    if asked_at is None:
+        return at
+    if asked_at < expected.ends_at:
+        return max(at, asked_at + min_interval_s)
+    return asked_at + retry_s(expected.batch_s, asked_at - expected.ends_at, min_interval_s, max_interval_s)
+
+
+def ask_last_at(
+    expected: Expected, fast: float, asked_at: float | None, *, min_interval_s: float, max_interval_s: float
+) -> float:
+    """When to ask after one of the last batches, whose end somebody waits for: tightly from its earliest end on."""
+    earliest = expected.begins_at + fast * expected.batch_s
+    if asked_at is None:
+        return earliest
+    wait_s = min(max_interval_s, max(min_interval_s, (asked_at - expected.begins_at) / 20))
+    return max(asked_at + wait_s, earliest)
+
+
+def ask_unknown_at(
+    position: int, importing_s: float, asked_at: float, *, min_interval_s: float, max_interval_s: float
+) -> float:
+    """When to ask while nothing is known of how long batches take.
+
+    position: 0 for the oldest open batch. The two at the head at `min_interval_s`, those behind half as often for
+    every two places; one that has been importing for long at a tenth of that time.
+    """
+    interval = min_interval_s * 2.0 ** (position // PROCESSORS)
+    return asked_at + min(max(interval, importing_s / 10), max_interval_s)
+
+
+def stretch(calls_left: int | None, unsent: int, open_: int) -> float:
+    """By how much questions are put off so that the day's calls suffice for the uploads; 1 when they do anyway."""
+    if calls_left is None or unsent + open_ == 0:
+        return 1.0
+    for_answers = (calls_left - unsent) / (unsent + open_)
+    return min(STRETCH_MAX, max(1.0, ANSWERS_A_CHUNK / for_answers)) if for_answers > 0 else STRETCH_MAX
 
 
 def quota_renews_at(now: float) -> float:

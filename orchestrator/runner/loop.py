@@ -20,8 +20,10 @@ from orchestrator.adapters.ledger import Ledger
 from orchestrator.adapters.locks import Ownership, take
 from orchestrator.adapters.marketo import Marketo
 from orchestrator.caller import Caller
+from orchestrator.core.expect import learn
 from orchestrator.core.model import Action, Collect, DoubtEnded, EndDoubt, Load, LoadId, Poll, Standing, State, Submit
 from orchestrator.core.schedule import ChunkKey, Decision, Limits, View, in_marketo, next_actions
+from orchestrator.core.share import HEARD_OF_S
 from orchestrator.errors import MaxWaitOver, OrchestratorError, Unreachable
 from orchestrator.runner.books import Books
 from orchestrator.runner.following import Following
@@ -137,8 +139,6 @@ class Runner:
                         view,
                         now=now,
                         limits=self._limits,
-                        queue=self._offering.queue,
-                        lane=self._offering.lane,
                         watches=self._following.watches,
                         busy=self._busy,
                         uploading=sum(isinstance(action, Submit) for action in self._busy.values()),
@@ -206,23 +206,34 @@ class Runner:
             await self._adopt()
             view = await self._books.ask(self._read_view, now)
         self._slots_used = len(view.open)
-        self._following.keep_sightings = any(s.state is State.DOUBTFUL for s in view.open)
         return view
 
     def _read_view(self, now: float) -> View:
         ledger, load = self._ledger, self._load
         open_chunks = tuple(ledger.open_chunks(load.subscription))
-        in_list: list[Standing] = []
-        if load.target.list_id is not None:
-            in_list = ledger.open_in_list(load.subscription, load.target.list_id)
+        collecting = tuple(s for load_id in self._loads for s in ledger.collecting(load_id))
+        list_id, in_list, lane = load.target.list_id, list[Standing](), None
+        if list_id is not None:
+            in_list = ledger.open_in_list(load.subscription, list_id)
+            lane = ledger.admission(load.subscription, list_id)
+        rows_under_way = sum(s.rows for s in (*open_chunks, *collecting) if s.load_id == load.id)
         return View(
+            load_id=load.id,
             open=open_chunks,
-            collecting=tuple(s for load_id in self._loads for s in ledger.collecting(load_id)),
+            collecting=collecting,
             ready=tuple(ledger.ready(load.id, now, 2 * self._limits.uploads_at_once)),
             owned=frozenset(self._loads),
+            queue=ledger.admission(load.subscription),
+            lane=lane,
+            speed=learn(ledger.past(load.subscription)),
+            wishes=tuple(ledger.wishes(load.subscription, now - HEARD_OF_S)),
+            list_id=list_id,
             list_open=len(in_list),
             list_in_marketo=in_marketo(in_list),
             unfinished=self._books.unfinished,
+            unsent=self._books.by_state[State.PLANNED],
+            rows_unsent=max(0, load.rows - load.rejected - self._books.settled - rows_under_way),
+            calls_left=self._calls_left,
         )
 
     async def _adopt(self) -> None:
@@ -293,9 +304,7 @@ class Runner:
         if self._observe is None or (decision is not None and now < self._observed_at + OBSERVE_S):
             return
         self._observed_at = now
-        books, passed_s = self._books, now - self._started_at
-        done = books.settled - books.settled_before
-        left = self._load.rows - self._load.rejected - books.settled
+        books = self._books
         self._observe(
             Progress(
                 load_id=self._load.id,
@@ -313,7 +322,7 @@ class Runner:
                 slots_used=self._slots_used,
                 slots_limit=self._limits.queued_jobs,
                 bytes_sent=self._marketo.sent_bytes,
-                eta_s=left * passed_s / done if done else None,
+                eta_s=decision.eta_s if decision is not None else None,
                 waiting_for=decision.waiting_for if decision is not None else "",
             )
         )

@@ -7,7 +7,19 @@ from datetime import UTC, datetime
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.core.pace import WINDOW_S, CallWindow, poll_interval_s, quota_renews_at
+from orchestrator.core.expect import Expected
+from orchestrator.core.pace import (
+    ANSWERS_A_CHUNK,
+    STRETCH_MAX,
+    WINDOW_S,
+    CallWindow,
+    ask_at,
+    ask_last_at,
+    ask_unknown_at,
+    quota_renews_at,
+    retry_s,
+    stretch,
+)
 
 
 @given(calls=st.integers(1, 20), gaps=st.lists(st.floats(0, 5), min_size=1, max_size=120))
@@ -37,26 +49,59 @@ def test_a_pause_stops_every_call_until_it_is_over() -> None:
 
 
 @given(
-    position=st.integers(0, 9),
-    importing_s=st.floats(0, 1e6),
-    failures=st.integers(0, 500),
+    batch_s=st.floats(0.01, 1e5),
+    late_s=st.floats(0, 1e6),
     bounds=st.tuples(st.floats(0.01, 10), st.floats(10, 60)),
 )
-def test_polls_stay_between_the_configured_bounds(
-    position: int, importing_s: float, failures: int, bounds: tuple[float, float]
+def test_questions_about_one_batch_stay_between_the_configured_bounds(
+    batch_s: float, late_s: float, bounds: tuple[float, float]
 ) -> None:
-    """Faster than min_interval is what Marketo asks not to do; slower than max_interval the user would wait."""
+    """Faster than min_interval is what Marketo asks not to do; slower than max_interval a late end goes unnoticed."""
     low, high = bounds
-    interval = poll_interval_s(position, importing_s, failures, min_interval=low, max_interval=high)
-    assert low <= interval <= high
+    assert low <= retry_s(batch_s, late_s, low, high) <= high
 
 
-def test_the_head_of_the_queue_is_asked_most_often() -> None:
+@given(asked_after=st.floats(0, 500), slack_s=st.floats(-1000, 1000), fast=st.floats(0, 1))
+def test_no_batch_is_asked_after_twice_within_the_interval(asked_after: float, slack_s: float, fast: float) -> None:
+    """However urgent it seems and however wrong the guess is."""
+    expected = Expected(begins_at=1000.0, ends_at=1060.0, over_at=1060.0, others_before=False)
+    asked_at = 1000.0 + asked_after
+    bounds = {"min_interval_s": 5.0, "max_interval_s": 30.0}
+    assert ask_at(expected, fast, asked_at, slack_s=slack_s, **bounds) >= asked_at + 5.0
+    assert ask_last_at(expected, fast, asked_at, **bounds) >= asked_at + 5.0
+
+
+def test_a_late_batch_is_asked_after_at_growing_intervals() -> None:
+    """One that takes an hour instead of a minute must not cost seven hundred calls."""
+    waits = [retry_s(20.0, late_s, 5.0, 30.0) for late_s in (0, 10, 20, 40, 1000)]
+    assert waits == sorted(waits)
+    assert (waits[0], waits[-1]) == (5.0, 30.0)
+
+
+def test_the_last_batches_are_asked_after_tightly() -> None:
+    """Nobody refills behind them, but somebody waits."""
+    expected = Expected(begins_at=1000.0, ends_at=1060.0, over_at=1060.0, others_before=False)
+    bounds = {"min_interval_s": 5.0, "max_interval_s": 30.0}
+    assert ask_last_at(expected, 0.7, None, **bounds) < ask_at(expected, 0.7, None, slack_s=100.0, **bounds)
+    assert ask_last_at(expected, 0.7, 1070.0, **bounds) == 1075.0
+
+
+def test_the_head_of_an_unknown_queue_is_asked_most_often() -> None:
     """Only the oldest two can end next: questions about the others are wasted calls."""
-    intervals = [poll_interval_s(p, 0.0, 0, min_interval=5.0, max_interval=30.0) for p in range(10)]
-    assert intervals[:2] == [5.0, 5.0]
-    assert intervals == sorted(intervals)
-    assert intervals[-1] == 30.0
+    at = [ask_unknown_at(p, 0.0, 0.0, min_interval_s=5.0, max_interval_s=30.0) for p in range(10)]
+    assert at[:2] == [5.0, 5.0]
+    assert at == sorted(at)
+    assert at[-1] == 30.0
+
+
+@given(calls_left=st.integers(0, 1000), unsent=st.integers(0, 500), open_=st.integers(0, 10))
+def test_questions_are_put_off_only_as_far_as_calls_are_short(calls_left: int, unsent: int, open_: int) -> None:
+    """A rich day changes nothing; an unknown one neither."""
+    factor = stretch(calls_left, unsent, open_)
+    assert 1.0 <= factor <= STRETCH_MAX
+    assert stretch(None, unsent, open_) == 1.0
+    if calls_left >= unsent + ANSWERS_A_CHUNK * (unsent + open_):
+        assert factor == 1.0
 
 
 def test_the_quota_is_renewed_after_midnight_in_chicago_whatever_the_season() -> None:
