@@ -39,12 +39,15 @@ from orchestrator.core.model import (
     LoadId,
     OnDoubt,
     Plan,
+    Priority,
     Released,
+    Run,
     SourceFile,
     State,
     Target,
     Totals,
 )
+from orchestrator.core.pace import ANSWERS_A_CHUNK
 from orchestrator.core.plan import load_id
 from orchestrator.core.report import exit_code as exit_code_of
 from orchestrator.core.report import totals as totals_of
@@ -62,7 +65,8 @@ from orchestrator.errors import (
     TooManyRejected,
     UnknownLoad,
 )
-from orchestrator.runner.loop import Progress, Runner
+from orchestrator.runner.loop import Estimate, Progress, Runner
+from orchestrator.runner.quota import Quota
 
 log = structlog.get_logger()
 
@@ -83,6 +87,8 @@ class LoadOptions:
     """The report's own folder; None: `<report.dir>/<load id>`."""
     fail_on_warning: bool = False
     on_doubt: OnDoubt = "resend"
+    priority: Priority | None = None
+    """None: as it was, or normal."""
     max_wait_s: float | None = None
     max_rejected: int = 0
     force: bool = False
@@ -100,6 +106,8 @@ class LoadResult:
     """(kind, reason, rows), the commonest first."""
     doubts: int = 0
     seconds: float = 0.0
+    eta_error: float | None = None
+    """By which share the time that was foretold after a tenth of the rows was too long (or, below 0, too short)."""
     already_finished: bool = False
     """The load had finished before: nothing was sent, the report was written again."""
     stopped: OrchestratorError | None = None
@@ -117,6 +125,8 @@ class PlanSummary:
     load_id: LoadId
     calls: int
     """Calls of Marketo's daily quota it will probably cost."""
+    calls_left: int | None
+    """Calls that are left of it today; None when it was not asked, or Marketo did not say."""
     seconds: float | None
     """How long it will probably take, going by this subscription's past batches; None when there are none."""
     findings: tuple[str, ...]
@@ -131,6 +141,9 @@ class LoadStatus:
     chunks_by_state: Mapping[State, int]
     running: bool
     """A living process owns it now."""
+    run: Run | None = None
+    """What its run said last: what it waits for and when it will be done; of one that has ended, why it stopped
+    early."""
     records: tuple[ChunkRecord, ...] = ()
 
 
@@ -200,6 +213,7 @@ async def resume(
     load: str | None,
     *,
     on_doubt: OnDoubt | None = None,
+    priority: Priority | None = None,
     max_wait_s: float | None = None,
     fail_on_warning: bool = False,
     observer: Observer | None = None,
@@ -225,6 +239,7 @@ async def resume(
         options = LoadOptions(
             target=found.target,
             on_doubt=on_doubt or found.on_doubt,
+            priority=priority,
             max_wait_s=max_wait_s,
             fail_on_warning=fail_on_warning,
         )
@@ -271,6 +286,7 @@ def _find_or_plan(config: Config, ledger: Ledger, source: Path, options: LoadOpt
         report_dir=str(report_dir),
         collected_dir=str(report_dir / COLLECTED),
         created_at=clock.now(),
+        priority=options.priority or "normal",
     )
     if not ledger.add_load(new, plan):  # another process planned it while we did
         taken = ledger.load(new.id)
@@ -360,6 +376,9 @@ async def _drive(
         if options.on_doubt != load.on_doubt:
             ledger.set_on_doubt(load.id, options.on_doubt)
             load = replace(load, on_doubt=options.on_doubt)
+        if options.priority is not None and options.priority != load.priority:
+            ledger.set_priority(load.id, options.priority)
+            load = replace(load, priority=options.priority)
         if options.on_doubt == "resend":
             for standing in ledger.held(load.id):
                 ledger.record(load.id, standing.number, Released(clock.now()))
@@ -367,6 +386,8 @@ async def _drive(
         structlog.contextvars.bind_contextvars(load=load.id)
         started_at = clock.now()
         async with _connected(config, world) as (marketo, caller):
+            quota = _quota(config, marketo, caller, clock)
+            await quota.ask(QUOTA_PATIENCE_S)  # nothing else, no signal either, is looked at meanwhile
             runner = Runner(
                 load,
                 ledger=ledger,
@@ -375,7 +396,7 @@ async def _drive(
                 clock=clock,
                 rng=world.rng,
                 limits=_limits(config),
-                calls_left=await _calls_left(config, marketo, caller),
+                quota=quota,
                 max_wait_s=options.max_wait_s,
                 observe=observer,
             )
@@ -386,10 +407,19 @@ async def _drive(
             stopped = await runner.run()
         interrupted = stop.exit_code if stop is not None else 0
         finish = partial(_finish, ledger, load, options, clock, stopped, interrupted)
-        return replace(await anyio.to_thread.run_sync(finish), seconds=clock.now() - started_at)
+        result = await anyio.to_thread.run_sync(finish)
+        now = clock.now()
+        return replace(result, seconds=now - started_at, eta_error=_eta_error(runner.estimate, now))
     finally:
         structlog.contextvars.unbind_contextvars("load")
         ownership.release()
+
+
+def _eta_error(estimate: Estimate | None, ended_at: float) -> float | None:
+    if estimate is None or ended_at <= estimate.at:
+        return None
+    took_s = ended_at - estimate.at
+    return round((estimate.ends_at - estimate.at - took_s) / took_s, 3)
 
 
 def _finish(
@@ -470,17 +500,28 @@ def plan(config: Config, source: Path, options: LoadOptions) -> PlanSummary:
         with _ledger(config) as ledger:
             speed = learn(ledger.past(config.subscription_host))
     seconds = (planned.rows - planned.rejected_rows) * speed.pace_row_s / PROCESSORS if speed else None
-    polls = 2.0
-    if seconds is not None and planned.chunks:
-        polls += 2 * seconds / len(planned.chunks) / config.polling.min_interval
     return PlanSummary(
         source=path,
         plan=planned,
         load_id=_identity(planned.fingerprint, planned.format, config, options.target)(0),
-        calls=round(len(planned.chunks) * (1 + polls)) + 2,
+        calls=round(len(planned.chunks) * (1 + ANSWERS_A_CHUNK)) + 1,
+        calls_left=None,
         seconds=seconds,
         findings=tuple(findings),
     )
+
+
+async def calls_left(config: Config) -> int | None:
+    """Calls that this configuration may still make today; None without credentials or without an answer."""
+    try:
+        config.need_credentials()
+    except Misconfigured:
+        return None
+    world = World()
+    async with _connected(config, world) as (marketo, caller):
+        quota = _quota(config, marketo, caller, world.clock)
+        await quota.ask(QUOTA_PATIENCE_S)
+        return quota.left()
 
 
 def status(config: Config, load: str | None = None) -> list[LoadStatus]:
@@ -621,19 +662,9 @@ async def _connected(config: Config, world: World) -> AsyncIterator[tuple[Market
             await marketo.aclose()
 
 
-async def _calls_left(config: Config, marketo: Marketo, caller: Caller) -> int | None:
-    """Calls of today's quota that this load may use; None when Marketo does not say what was used."""
-    outcome: object = None
-    with anyio.move_on_after(QUOTA_PATIENCE_S):  # nothing else, no signal either, is looked at meanwhile
-        outcome, _ = await caller.call("other", lambda token: marketo.get(token, "/rest/v1/stats/usage.json"))
-    if not isinstance(outcome, Answered) or not outcome.success:
-        return None
-    match outcome.result:
-        case ({"total": int(used)}, *_):
-            left = config.limits.calls_per_day - config.limits.reserve_calls_per_day - used
-            log.info("quota.asked", used=used, left=left)
-            return left
-    return None
+def _quota(config: Config, marketo: Marketo, caller: Caller, clock: Clock) -> Quota:
+    limits = config.limits
+    return Quota(marketo, caller, clock, calls_per_day=limits.calls_per_day, reserve=limits.reserve_calls_per_day)
 
 
 def _limits(config: Config) -> Limits:
@@ -644,6 +675,7 @@ def _limits(config: Config) -> Limits:
         doubt_lease_s=config.limits.doubt_lease,
         min_interval_s=config.polling.min_interval,
         max_interval_s=config.polling.max_interval,
+        queue_depth=None if config.limits.queue_depth == "auto" else config.limits.queue_depth,
     )
 
 
@@ -706,4 +738,5 @@ def _status(ledger: Ledger, load: Load) -> LoadStatus:
         totals=totals_of(load, ledger.records(load.id)),
         chunks_by_state=ledger.chunks_by_state(load.id),
         running=locks.owner_of(ledger.path, load.id) is not None,
+        run=ledger.run_of(load.id),
     )

@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -67,7 +68,8 @@ def _dispatch(options: argparse.Namespace, output: Output) -> int:
         case "resume":
             return _resume(options, output, config)
         case "plan":
-            show_plan(output, library.plan(config, Path(options.source), _load_options(options, config)))
+            summary = library.plan(config, Path(options.source), _load_options(options, config))
+            show_plan(output, replace(summary, calls_left=anyio.run(library.calls_left, config)))
             return 0
         case "status":
             show_status(output, library.status(config, options.load), named=options.load is not None)
@@ -115,6 +117,7 @@ def _load_options(options: argparse.Namespace, config: Config) -> LoadOptions:
         report_dir=Path(report_dir) if report_dir else None,
         fail_on_warning=getattr(options, "fail_on_warning", False),
         on_doubt=getattr(options, "on_doubt", None) or "resend",
+        priority=getattr(options, "priority", None),
         max_wait_s=getattr(options, "max_wait", None),
         max_rejected=options.max_rejected,
         force=getattr(options, "force", False),
@@ -140,6 +143,7 @@ def _resume(options: argparse.Namespace, output: Output, config: Config) -> int:
             config,
             options.load,
             on_doubt=options.on_doubt,
+            priority=options.priority,
             max_wait_s=options.max_wait,
             fail_on_warning=options.fail_on_warning,
             observer=observer,

@@ -8,6 +8,7 @@ little later than its end is expected: too early costs a call, and late costs no
 from __future__ import annotations
 
 from collections import deque
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
 from orchestrator.core.expect import PROCESSORS, Expected
@@ -18,6 +19,10 @@ WINDOW_S = 20.5
 ANSWERS_A_CHUNK = 2.5
 """Calls that a chunk costs beside its upload: questions, and a result file now and then."""
 STRETCH_MAX = 8.0
+BUDGET_S = 600.0
+"""How often it is asked what was used of the day's calls: 144 calls a day."""
+BUDGET_SCARCE_S = 60.0
+SCARCE_SHARE = 0.1
 
 
 class CallWindow:
@@ -30,6 +35,10 @@ class CallWindow:
         self._calls = calls
         self._made: deque[float] = deque()
         self._paused_until = 0.0
+
+    def allow(self, calls: int) -> None:
+        """From now on so many."""
+        self._calls = calls
 
     def next_at(self, now: float) -> float:
         """The earliest time, not before now, at which one more call may be made."""
@@ -49,6 +58,37 @@ class CallWindow:
     @property
     def paused_until(self) -> float:
         return self._paused_until
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """The day's calls: what was told, and what we have used of it since. `made` counts our calls since the run
+    began."""
+
+    per_day: int
+    """What is ours at most: the quota without what is left to others."""
+    told_left: int | None = None
+    """What was left of it when Marketo said what was used; None while it did not."""
+    told_at: float | None = None
+    """When it was asked last, whether it answered or not."""
+    made_then: int = 0
+
+    def told(self, used: int | None, now: float, made: int) -> Budget:
+        """Marketo was asked: `used` calls of the whole subscription today; None when it did not say."""
+        if used is None:
+            return replace(self, told_at=now)
+        return replace(self, told_left=self.per_day - used, told_at=now, made_then=made)
+
+    def left(self, made: int) -> int | None:
+        return None if self.told_left is None else self.told_left - (made - self.made_then)
+
+    def ask_at(self, made: int) -> float:
+        """When to ask again: others use calls, too."""
+        if self.told_at is None:
+            return 0.0
+        left = self.left(made)
+        scarce = left is not None and left < SCARCE_SHARE * self.per_day
+        return self.told_at + (BUDGET_SCARCE_S if scarce else BUDGET_S)
 
 
 def patience_s(batch_s: float, min_interval_s: float) -> float:

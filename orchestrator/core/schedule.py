@@ -14,7 +14,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
-from orchestrator.core.admission import BESIDE_OTHERS, Admission, depth, probe_wait_s
+from orchestrator.core.admission import BESIDE_OTHERS, PLACES, Admission, depth, probe_wait_s
 from orchestrator.core.expect import PROCESSORS, Expected, Speed, expect, seconds_left
 from orchestrator.core.lifecycle import HOLDS_SLOT
 from orchestrator.core.model import (
@@ -115,6 +115,8 @@ class Decision:
     actions: tuple[Action, ...]
     wake_at: float
     waiting_for: str = ""
+    wants: int = 0
+    """Chunks that could be sent if there were slots, ten at most."""
     eta_s: float | None = None
     """Seconds until the load is probably done; None while nothing is known."""
 
@@ -149,10 +151,10 @@ def next_actions(
     _end_doubts(view, now, limits, busy, draft)
     _ask_after(view, accepted, expected, dry_at, now, limits, watches, busy, draft)
     others_before = any(one.others_before for one in expected)
-    waiting_for = _submit(view, others_before, now, limits, busy, uploading, draft)
+    waiting_for, wants = _submit(view, others_before, now, limits, busy, uploading, draft)
     wake_at = min((at for at in draft.wakes if at > now), default=now + limits.max_interval_s)
     eta_s = seconds_left(expected, view.rows_unsent, view.speed, now) if view.speed is not None else None
-    return Decision(tuple(draft.actions), wake_at, waiting_for, eta_s)
+    return Decision(tuple(draft.actions), wake_at, waiting_for, wants, eta_s)
 
 
 # --- batches in Marketo ---------------------------------------------------------------------------------
@@ -270,54 +272,74 @@ def _submit(
     busy: Collection[ChunkKey],
     uploading: int,
     draft: _Draft,
-) -> str:
-    """Chunks that may be offered now; returns what is waited for when none may."""
+) -> tuple[str, int]:
+    """Chunks that may be offered now. Returns what is waited for when none may, and how many could be sent."""
     waiting = [s for s in view.ready if (s.load_id, s.number) not in busy]
-    if not waiting:
-        return _doubts(view, limits)
     # Uploads that have not claimed their slot yet are busy and not open: they count as open here.
     unclaimed = sum(1 for s in view.ready if (s.load_id, s.number) in busy and s.state is State.PLANNED)
-    held = len(view.open) + unclaimed
-    probe_s = probe_wait_s(view.speed, limits.max_interval_s)
-    over = view.speed.over if view.speed is not None else ()
-    ceiling = min(limits.queued_jobs, view.queue.ceiling(now, held, in_marketo(view.open), probe_s, over))
-    slots = min(ceiling, _wanted(view, others_before, now, limits))
-    mine = sum(s.load_id == view.load_id for s in view.open) + unclaimed
-    share = _share(view, slots, now)
-    lane_room = slots
-    if view.lane is not None:
-        in_list = view.list_open + unclaimed
-        lane_room = view.lane.ceiling(now, in_list, view.list_in_marketo, probe_s) - in_list
-    may_start = min(slots - held, share - mine, lane_room, limits.uploads_at_once - uploading)
-    if view.calls_left is not None:  # what is open must be asked after, too
-        may_start = min(may_start, view.calls_left - 2 * held)
+    if len(view.wishes) > 1 or any(s.load_id not in view.owned for s in view.open):
+        draft.wakes.append(now + LEDGER_GLANCE_S)
+    if not waiting:
+        return _doubts(view, limits), unclaimed
+    room = _room(view, others_before, unclaimed, now, limits, draft)
+    may_start = min(room.free, limits.uploads_at_once - uploading)
     for standing in waiting:
         if standing.not_before > now:
             draft.wakes.append(standing.not_before)
         elif may_start > 0:
-            draft.actions.append(Submit(standing.load_id, standing.number, slots))
+            draft.actions.append(Submit(standing.load_id, standing.number, room.slots))
             may_start -= 1
-    if len(view.wishes) > 1 or any(s.load_id not in view.owned for s in view.open):
-        draft.wakes.append(now + LEDGER_GLANCE_S)
-    if view.lane is not None and lane_room <= 0:
-        draft.wakes.append(view.lane.probe_at(probe_s))
-        if view.lane.refused_first_at is not None:
-            since = _clock(view.lane.refused_first_at)
-            return f"static list {view.list_id}: another import into it is under way since {since}"
+    due = any(standing.not_before <= now for standing in waiting)
+    wants = min(PLACES, view.unsent) if due and not room.lane_is_busy else unclaimed
+    return (room.waiting_for if due and room.free <= 0 else "") or _doubts(view, limits), wants
+
+
+@dataclass(frozen=True, slots=True)
+class _Room:
+    """How many more may be offered, how many slots may be held then by all loads, and what is waited for if none
+    may."""
+
+    free: int
+    slots: int
+    waiting_for: str
+    lane_is_busy: bool
+
+
+def _room(view: View, others_before: bool, unclaimed: int, now: float, limits: Limits, draft: _Draft) -> _Room:
+    """What queue, lane, other loads and the day's calls leave for this load, and which of them is in the way."""
+    held = len(view.open) + unclaimed
+    mine = sum(s.load_id == view.load_id for s in view.open) + unclaimed
+    probe_s = probe_wait_s(view.speed, limits.max_interval_s)
+    over = view.speed.over if view.speed is not None else ()
+    ceiling = min(limits.queued_jobs, view.queue.ceiling(now, held, in_marketo(view.open), probe_s, over))
+    slots = min(ceiling, _wanted(view, others_before, now, limits))
+    share = _share(view, slots, now)
+    free = [slots - held, share - mine]
+    why, lane_is_busy = "", False
+    if view.calls_left is not None:  # what is open must be asked after, too
+        free.append(view.calls_left - 2 * held)
+        if free[-1] <= 0:
+            why = f"batches to end: {view.calls_left} calls are left today, kept for asking after them"
+    if slots - held <= 0 or share - mine <= 0:
+        others = sum(s.load_id not in view.owned for s in view.open)
+        if share - mine <= 0 < slots - held:
+            why = "its turn: other loads of this ledger have a right to the free slots"
+        elif others and mine <= share:
+            why = f"a slot: other loads of this ledger hold {others}"
     if ceiling - held <= 0:
         draft.wakes.append(view.queue.probe_at(probe_s))
         if view.queue.refused_first_at is not None and held < limits.queued_jobs:
             since = _clock(view.queue.refused_first_at)
-            return f"a slot: Marketo's queue is full, {held} of it ours; others hold the rest since {since}"
-    if slots - held <= 0 or share - mine <= 0:
-        others = len(view.open) - sum(s.load_id in view.owned for s in view.open)
-        if others and mine <= share:
-            return f"a slot: other loads of this ledger hold {others}"
-        if share - mine <= 0 < slots - held:
-            return "its turn: other loads of this ledger have a right to the free slots"
-    if view.calls_left is not None and may_start <= 0 and view.calls_left <= 2 * held:
-        return f"batches to end: {view.calls_left} calls are left today, kept for asking after them"
-    return _doubts(view, limits)
+            why = f"a slot: Marketo's queue is full, {held} of it ours; others hold the rest since {since}"
+    if view.lane is not None:
+        in_list = view.list_open + unclaimed
+        free.append(view.lane.ceiling(now, in_list, view.list_in_marketo, probe_s) - in_list)
+        if lane_is_busy := free[-1] <= 0:
+            draft.wakes.append(view.lane.probe_at(probe_s))
+            if view.lane.refused_first_at is not None:
+                since = _clock(view.lane.refused_first_at)
+                why = f"static list {view.list_id}: another import into it is under way since {since}"
+    return _Room(min(free), slots, why, lane_is_busy)
 
 
 def _wanted(view: View, others_before: bool, now: float, limits: Limits) -> int:
