@@ -71,9 +71,10 @@ class Admission:
         if self.refusals and (at := self.refused_last_at) is not None:
             unnoticed = sum(one.over_at <= at < one.noticed_at for one in past)
         fit = max(self.room - unnoticed, in_marketo)
-        may_probe = held >= fit and (now >= self.probe_at(wait_s) or self._is_shorter(past))
-        step = 1 if self.others_seen(now) else PROCESSORS
-        return min(PLACES, max(fit, held) + step if may_probe and held == in_marketo else fit)
+        if not self.others_seen(now):
+            return min(PLACES, fit + PROCESSORS)
+        may_probe = held == in_marketo >= fit and (now >= self.probe_at(wait_s) or self._is_shorter(past))
+        return min(PLACES, fit + 1 if may_probe else fit)
 
     def _is_shorter(self, past: Sequence[Over]) -> bool:
         """Did a batch that came after the refusal go through much quicker than those that were there at it?"""
