@@ -19,6 +19,8 @@ WINDOW_S = 20.5
 ANSWERS_A_CHUNK = 2.5
 """Calls that a chunk costs beside its upload: questions, and a result file now and then."""
 STRETCH_MAX = 8.0
+PUT_OFF_FIRST_MAX = 3.0
+"""The first question is put off less than the others: what is noticed very late teaches that batches are very long."""
 BUDGET_S = 600.0
 """How often it is asked what was used of the day's calls: 144 calls a day."""
 BUDGET_SCARCE_S = 60.0
@@ -110,6 +112,7 @@ def ask_at(
     asked_at: float | None,
     *,
     slack_s: float,
+    put_off: float,
     min_interval_s: float,
     max_interval_s: float,
 ) -> float:
@@ -122,27 +125,42 @@ def ask_at(
     patience, batch_s = patience_s(expected.batch_s, min_interval_s), expected.batch_s
     # Where a question too early costs more than a batch's time, none is asked before it is over, however urgent.
     early = max(0.0, 1.0 - min_interval_s / max(batch_s, 1e-9))
-    at = expected.ends_at + min(patience, max(slack_s, early * (fast - 1) * batch_s + (1 - early) * batch_s / 4))
+    if put_off > 1.0:
+        at = expected.ends_at + patience * min(put_off, PUT_OFF_FIRST_MAX)
+    else:
+        at = expected.ends_at + min(patience, max(slack_s, early * (fast - 1) * batch_s + (1 - early) * batch_s / 4))
     if asked_at is None:
         return at
     if asked_at < expected.ends_at:
         return max(at, asked_at + min_interval_s)
-    return asked_at + retry_s(expected.batch_s, asked_at - expected.ends_at, min_interval_s, max_interval_s)
+    return asked_at + put_off * retry_s(batch_s, asked_at - expected.ends_at, min_interval_s, max_interval_s)
 
 
 def ask_last_at(
-    expected: Expected, fast: float, asked_at: float | None, *, min_interval_s: float, max_interval_s: float
+    expected: Expected,
+    fast: float,
+    asked_at: float | None,
+    *,
+    put_off: float,
+    min_interval_s: float,
+    max_interval_s: float,
 ) -> float:
     """When to ask after one of the last batches, whose end somebody waits for: tightly from its earliest end on."""
     earliest = expected.begins_at + fast * expected.batch_s
     if asked_at is None:
         return earliest
     wait_s = min(max_interval_s, max(min_interval_s, (asked_at - expected.begins_at) / 20))
-    return max(asked_at + wait_s, earliest)
+    return max(asked_at + put_off * wait_s, earliest)
 
 
 def ask_unknown_at(
-    position: int, importing_s: float, asked_at: float, *, min_interval_s: float, max_interval_s: float
+    position: int,
+    importing_s: float,
+    asked_at: float,
+    *,
+    put_off: float,
+    min_interval_s: float,
+    max_interval_s: float,
 ) -> float:
     """When to ask while nothing is known of how long batches take.
 
@@ -150,7 +168,7 @@ def ask_unknown_at(
     every two places; one that has been importing for long at a tenth of that time.
     """
     interval = min_interval_s * 2.0 ** (position // PROCESSORS)
-    return asked_at + min(max(interval, importing_s / 10), max_interval_s)
+    return asked_at + put_off * min(max(interval, importing_s / 10), max_interval_s)
 
 
 def stretch(calls_left: int | None, unsent: int, open_: int) -> float:

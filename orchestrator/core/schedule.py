@@ -208,12 +208,10 @@ def _ask_after(
         if key in busy or standing.load_id not in view.owned or offer.batch_id is None:
             continue
         watch = watches.get(key, Watch())
-        due_at = _ask_at(view, position, standing, expected, dry_at, watch, now, limits)
+        due_at = _ask_at(view, position, standing, expected, dry_at, put_off, watch, now, limits)
         if watch.failures:  # asking itself is the trouble: less and less often
             wait_s = limits.poll_interval_s * 2.0 ** min(watch.failures, 10)
             due_at = max(due_at, watch.asked_at + min(wait_s, limits.max_interval_s))
-        since = max(watch.asked_at, offer.accepted_at or 0.0)
-        due_at = since + put_off * max(due_at - since, 0.0)
         if due_at <= now:
             draft.actions.append(Poll(standing.load_id, standing.number, offer.batch_id))
         else:
@@ -226,6 +224,7 @@ def _ask_at(
     standing: Standing,
     expected: Sequence[Expected],
     dry_at: float,
+    put_off: float,
     watch: Watch,
     now: float,
     limits: Limits,
@@ -235,22 +234,20 @@ def _ask_at(
     importing_s = now - offer.importing_first_at if offer.importing_first_at is not None else 0.0
     asked_at = watch.asked_at or None  # not asked in this process: soon after its acceptance, at once after a restart
     since = asked_at or offer.accepted_at or 0.0
-    regularly = ask_unknown_at(
-        position,
-        importing_s,
-        since,
-        min_interval_s=limits.poll_interval_s,
-        max_interval_s=limits.max_interval_s,
-    )
+    bounds = {
+        "put_off": put_off,
+        "min_interval_s": limits.poll_interval_s,
+        "max_interval_s": limits.max_interval_s,
+    }
+    regularly = ask_unknown_at(position, importing_s, since, **bounds)
     if view.speed is None or (position < PROCESSORS and not view.speed.is_fresh(now)):
         return regularly
     if any(s.state is State.DOUBTFUL for s in view.open):  # only sightings of importing batches prove that it is over
         return regularly
-    intervals = {"min_interval_s": limits.poll_interval_s, "max_interval_s": limits.max_interval_s}
     if view.unsent == 0 and position >= len(expected) - PROCESSORS:
-        return ask_last_at(expected[position], view.speed.fast, asked_at, **intervals)
+        return ask_last_at(expected[position], view.speed.fast, asked_at, **bounds)
     slack_s = dry_at - view.speed.upload_s - expected[position].ends_at
-    return ask_at(expected[position], view.speed.fast, asked_at, slack_s=slack_s, **intervals)
+    return ask_at(expected[position], view.speed.fast, asked_at, slack_s=slack_s, **bounds)
 
 
 def _dry_at(accepted: Sequence[Standing], speed: Speed | None) -> float:
@@ -291,7 +288,7 @@ def _submit(
             may_start -= 1
     due = any(standing.not_before <= now for standing in waiting)
     wants = min(PLACES, view.unsent) if due and not room.lane_is_busy else unclaimed
-    return (room.waiting_for if due and room.free <= 0 else "") or _doubts(view, limits), wants
+    return (room.waiting_for if due else "") or _doubts(view, limits), wants
 
 
 @dataclass(frozen=True, slots=True)
@@ -326,7 +323,7 @@ def _room(view: View, others_before: bool, unclaimed: int, now: float, limits: L
             why = "its turn: other loads of this ledger have a right to the free slots"
         elif others and mine <= share:
             why = f"a slot: other loads of this ledger hold {others}"
-    if ceiling - held <= 0:
+    if ceiling - held <= min(1, view.queue.refusals):  # a probe, too, waits for a slot
         draft.wakes.append(view.queue.probe_at(probe_s))
         if view.queue.refused_first_at is not None and held < limits.queued_jobs:
             since = _clock(view.queue.refused_first_at)

@@ -66,7 +66,7 @@ def test_no_batch_is_asked_after_twice_within_the_interval(asked_after: float, s
     """However urgent it seems and however wrong the guess is."""
     expected = Expected(begins_at=1000.0, ends_at=1060.0, over_at=1060.0, others_before=False)
     asked_at = 1000.0 + asked_after
-    bounds = {"min_interval_s": 5.0, "max_interval_s": 30.0}
+    bounds = {"put_off": 1.0, "min_interval_s": 5.0, "max_interval_s": 30.0}
     assert ask_at(expected, fast, asked_at, slack_s=slack_s, **bounds) >= asked_at + 5.0
     assert ask_last_at(expected, fast, asked_at, **bounds) >= asked_at + 5.0
 
@@ -81,14 +81,14 @@ def test_a_late_batch_is_asked_after_at_growing_intervals() -> None:
 def test_the_last_batches_are_asked_after_tightly() -> None:
     """Nobody refills behind them, but somebody waits."""
     expected = Expected(begins_at=1000.0, ends_at=1060.0, over_at=1060.0, others_before=False)
-    bounds = {"min_interval_s": 5.0, "max_interval_s": 30.0}
+    bounds = {"put_off": 1.0, "min_interval_s": 5.0, "max_interval_s": 30.0}
     assert ask_last_at(expected, 0.7, None, **bounds) < ask_at(expected, 0.7, None, slack_s=100.0, **bounds)
     assert ask_last_at(expected, 0.7, 1070.0, **bounds) == 1075.0
 
 
 def test_the_head_of_an_unknown_queue_is_asked_most_often() -> None:
     """Only the oldest two can end next: questions about the others are wasted calls."""
-    at = [ask_unknown_at(p, 0.0, 0.0, min_interval_s=5.0, max_interval_s=30.0) for p in range(10)]
+    at = [ask_unknown_at(p, 0.0, 0.0, put_off=1.0, min_interval_s=5.0, max_interval_s=30.0) for p in range(10)]
     assert at[:2] == [5.0, 5.0]
     assert at == sorted(at)
     assert at[-1] == 30.0
