@@ -99,7 +99,7 @@ class Place:
             self._wanted = self._rng.choice([1, 2, 3, 5, 8, 10]) if self._wanted == 0 else 0
             self._looks_at = now
             self._until = now + self.mix.seconds * (
-                self._rng.uniform(10, 30) if self._wanted else self._rng.uniform(30, 90)
+                self._rng.uniform(10, 30) if self._wanted else self._rng.uniform(100, 250)
             )
         if now < self._looks_at:
             return

@@ -74,7 +74,9 @@ class Admission:
         if not self.others_seen(now):
             return min(PLACES, fit + PROCESSORS)
         may_probe = held == in_marketo >= fit and (now >= self.probe_at(wait_s) or self._is_shorter(past))
-        return min(PLACES, fit + 1 if may_probe else fit)
+        if may_probe:
+            return min(PLACES, fit + 1)
+        return min(fit, in_marketo + 1) if self.refusals else fit  # what we lost a place to may take the next, too
 
     def _is_shorter(self, past: Sequence[Over]) -> bool:
         """Did a batch that came after the refusal go through much quicker than those that were there at it?"""

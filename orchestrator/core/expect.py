@@ -15,8 +15,8 @@ An expectation is a guess that only decides when to ask. No fact, no slot and no
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 
 from orchestrator.core.model import Standing
 
@@ -52,6 +52,8 @@ class Over:
     accepted_at: float
     over_at: float
     noticed_at: float
+    soonest_at: float
+    """When it was over if it and all before it were fast ones."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,8 +76,14 @@ class Speed:
     @property
     def free_at(self) -> tuple[float, float]:
         """When each processor was probably free again after the batches that are over."""
-        ends = sorted(one.over_at for one in self.over)
-        return (ends[-2] if len(ends) > 1 else 0.0), ends[-1]
+        return _last_two(one.over_at for one in self.over)
+
+    def dry_at(self, batches: Sequence[Standing]) -> float:
+        """When a processor would fall idle if all batches were fast ones, those too that are over, and none were
+        added."""
+        free_at = _last_two(one.soonest_at for one in self.over)
+        quick = expect(batches, replace(self, row_s=self.row_s * self.fast), free_at)
+        return _last_two([*free_at, *(one.ends_at for one in quick)])[0]
 
     def is_fresh(self, now: float) -> bool:
         return now - max(one.noticed_at for one in self.over) <= max(FRESH_S, 10 * self.batch_s)
@@ -129,13 +137,14 @@ def learn(past: Sequence[Past]) -> Speed | None:
     row_s = seconds / rows
     shares = sorted(seconds / (rows * row_s) for rows, seconds in counted)
     uploads = sorted(one.accepted_at - one.offered_at for one in past)
+    fast = min(1.0, shares[int(FAST_SHARE * len(shares))])
     return Speed(
         row_s=row_s,
         batch_s=seconds / len(took),
         pace_row_s=noticed / rows,
-        fast=min(1.0, shares[int(FAST_SHARE * len(shares))]),
+        fast=fast,
         upload_s=uploads[len(uploads) // 2],
-        over=tuple(_over(in_order, row_s)),
+        over=tuple(_over(in_order, row_s, fast)),
     )
 
 
@@ -147,23 +156,35 @@ def _counts_as(noticed_s: float, seen_s: float, over_at_once: float) -> float:
     return min((seen_s + noticed_s) / 2, 1.25 * seen_s)
 
 
-def _over(in_order: Sequence[Past], row_s: float) -> Iterator[Over]:
-    """When each was probably over: by what its rows need, and within what was seen."""
-    free_at = [0.0] * PROCESSORS
+def _over(in_order: Sequence[Past], row_s: float, fast: float) -> Iterator[Over]:
+    """When each was probably over, and when at the soonest: by what its rows need, and within what was seen."""
+    free_at, soonest_free_at = (0.0, 0.0), (0.0, 0.0)
     for one in in_order:
-        needed_until = max(one.accepted_at, one.queued_last_at or 0.0, free_at[0]) + one.rows * row_s
-        over_at = min(max(needed_until, one.importing_last_at or 0.0), one.ended_at)
-        free_at = sorted([*free_at, over_at])[-PROCESSORS:]
-        yield Over(one.accepted_at, over_at, one.ended_at)
+        waited_until = max(one.accepted_at, one.queued_last_at or 0.0)
+        seen_until, needs_s = one.importing_last_at or 0.0, one.rows * row_s
+        over_at = min(max(waited_until + needs_s, free_at[0] + needs_s, seen_until), one.ended_at)
+        quick_s = needs_s * fast
+        soonest_at = min(max(waited_until + quick_s, soonest_free_at[0] + quick_s, seen_until), one.ended_at)
+        free_at = _last_two([*free_at, over_at])
+        soonest_free_at = _last_two([*soonest_free_at, soonest_at])
+        yield Over(one.accepted_at, over_at, one.ended_at, soonest_at)
 
 
-def expect(batches: Sequence[Standing], speed: Speed) -> list[Expected]:
+def _last_two(times: Iterable[float]) -> tuple[float, float]:
+    """The last two of these times: since then each processor has been free."""
+    latest = sorted([0.0, 0.0, *times])
+    return latest[-2], latest[-1]
+
+
+def expect(batches: Sequence[Standing], speed: Speed, since: tuple[float, float] | None = None) -> list[Expected]:
     """What is expected of each accepted batch of the subscription, in the order of acceptance.
+
+    since: when each processor was free for them; by default as the batches that are over say.
 
     One that was seen unfinished after its expected end is thought to need a quarter more than it has had.
     """
-    free_at = list(speed.free_at)
-    known_free_at = list(speed.free_at)
+    free_at = list(since or speed.free_at)
+    known_free_at = list(free_at)
     queued_until = 0.0
     expected: list[Expected] = []
     for standing in batches:

@@ -128,7 +128,7 @@ def ask_at(
     if put_off > 1.0:
         at = expected.ends_at + patience * min(put_off, PUT_OFF_FIRST_MAX)
     else:
-        at = expected.ends_at + min(patience, max(slack_s, early * (fast - 1) * batch_s + (1 - early) * batch_s / 4))
+        at = expected.ends_at + min(patience, max(slack_s, early * (fast - 1) * batch_s + (1 - early) * patience / 2))
     if asked_at is None:
         return at
     if asked_at < expected.ends_at:

@@ -11,7 +11,7 @@ chunks may be offered (`_submit`, with `admission` and `share`). What is waited 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from orchestrator.core.admission import BESIDE_OTHERS, PLACES, Admission, depth, probe_wait_s
@@ -146,7 +146,7 @@ def next_actions(
         key=lambda s: (s.offer.accepted_at if s.offer and s.offer.accepted_at else 0.0, s.load_id, s.number),
     )
     expected = expect(accepted, view.speed) if view.speed is not None else []
-    dry_at = _dry_at(accepted, view.speed)
+    dry_at = view.speed.dry_at(accepted) if view.speed is not None else 0.0
     _collect(view, now, busy, draft)
     _end_doubts(view, now, limits, busy, draft)
     _ask_after(view, accepted, expected, dry_at, now, limits, watches, busy, draft)
@@ -248,14 +248,6 @@ def _ask_at(
         return ask_last_at(expected[position], view.speed.fast, asked_at, **bounds)
     slack_s = dry_at - view.speed.upload_s - expected[position].ends_at
     return ask_at(expected[position], view.speed.fast, asked_at, slack_s=slack_s, **bounds)
-
-
-def _dry_at(accepted: Sequence[Standing], speed: Speed | None) -> float:
-    """When a processor would fall idle if every batch were a fast one and nothing more were sent."""
-    if speed is None:
-        return 0.0
-    quick = expect(accepted, replace(speed, row_s=speed.row_s * speed.fast))
-    return sorted([*speed.free_at, *(one.ends_at for one in quick)])[-PROCESSORS]
 
 
 # --- chunks to be sent ----------------------------------------------------------------------------------
