@@ -56,13 +56,20 @@ class Admission:
             refused_last_at=now,
         )
 
-    def probe_at(self, wait_s: float) -> float:
-        """When one more than fit for sure may be tried. `wait_s`: after the first refusal."""
+    def probe_at(self, speed: Speed | None, max_interval_s: float) -> float:
+        """When one more than fit for sure may be tried.
+
+        Two batches' time after a refusal four have ended; doubled with each further one, to sixteen batches' time.
+        While nothing is known of batches from `max_interval_s` on, doubled for longer.
+        """
         if self.refusals == 0 or self.refused_last_at is None:
             return 0.0
+        if speed is None:
+            return self.refused_last_at + max_interval_s * 2.0 ** min(self.refusals - 1, 6)
+        wait_s = max(max_interval_s / 10, 2 * speed.batch_s)
         return self.refused_last_at + wait_s * 2.0 ** min(self.refusals - 1, 3)
 
-    def ceiling(self, now: float, held: int, in_marketo: int, wait_s: float, past: Sequence[Over] = ()) -> int:
+    def ceiling(self, now: float, held: int, in_marketo: int, probe_at: float, past: Sequence[Over] = ()) -> int:
         """How many of our batches may be open or on their way now, when `held` are and `in_marketo` of them are there.
 
         past: the newest batches that are over: what was over at the refusal without our knowing did not take a place.
@@ -71,9 +78,9 @@ class Admission:
         if self.refusals and (at := self.refused_last_at) is not None:
             unnoticed = sum(one.over_at <= at < one.noticed_at for one in past)
         fit = max(self.room - unnoticed, in_marketo)
-        if not self.others_seen(now):
+        if self.refusals == 0 and not self.others_seen(now):
             return min(PLACES, fit + PROCESSORS)
-        may_probe = held == in_marketo >= fit and (now >= self.probe_at(wait_s) or self._is_shorter(past))
+        may_probe = held == in_marketo >= fit and (now >= probe_at or self._is_shorter(past))
         if may_probe:
             return min(PLACES, fit + 1)
         return min(fit, in_marketo + 1) if self.refusals else fit  # what we lost a place to may take the next, too
@@ -90,11 +97,6 @@ class Admission:
     def others_seen(self, now: float) -> bool:
         """Have others taken places that we would have had, lately?"""
         return self.refused_last_at is not None and now - self.refused_last_at < OTHERS_REMEMBERED_S
-
-
-def probe_wait_s(speed: Speed | None, max_interval_s: float) -> float:
-    """How long after a refusal a place may have come free: two batches' time, in which four end."""
-    return max_interval_s if speed is None else max(max_interval_s / 10, 2 * speed.batch_s)
 
 
 def depth(speed: Speed | None, *, min_interval_s: float, max_interval_s: float) -> int:

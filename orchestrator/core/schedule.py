@@ -14,7 +14,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
-from orchestrator.core.admission import BESIDE_OTHERS, PLACES, Admission, depth, probe_wait_s
+from orchestrator.core.admission import BESIDE_OTHERS, PLACES, Admission, depth
 from orchestrator.core.expect import PROCESSORS, Expected, Speed, expect, seconds_left
 from orchestrator.core.lifecycle import HOLDS_SLOT
 from orchestrator.core.model import (
@@ -298,9 +298,9 @@ def _room(view: View, others_before: bool, unclaimed: int, now: float, limits: L
     """What queue, lane, other loads and the day's calls leave for this load, and which of them is in the way."""
     held = len(view.open) + unclaimed
     mine = sum(s.load_id == view.load_id for s in view.open) + unclaimed
-    probe_s = probe_wait_s(view.speed, limits.max_interval_s)
+    probe_at = view.queue.probe_at(view.speed, limits.max_interval_s)
     over = view.speed.over if view.speed is not None else ()
-    ceiling = min(limits.queued_jobs, view.queue.ceiling(now, held, in_marketo(view.open), probe_s, over))
+    ceiling = min(limits.queued_jobs, view.queue.ceiling(now, held, in_marketo(view.open), probe_at, over))
     slots = min(ceiling, _wanted(view, others_before, now, limits))
     share = _share(view, slots, now)
     free = [slots - held, share - mine]
@@ -316,15 +316,16 @@ def _room(view: View, others_before: bool, unclaimed: int, now: float, limits: L
         elif others and mine <= share:
             why = f"a slot: other loads of this ledger hold {others}"
     if ceiling - held <= min(1, view.queue.refusals):  # a probe, too, waits for a slot
-        draft.wakes.append(view.queue.probe_at(probe_s))
+        draft.wakes.append(probe_at)
         if view.queue.refused_first_at is not None and held < limits.queued_jobs:
             since = _clock(view.queue.refused_first_at)
             why = f"a slot: Marketo's queue is full, {held} of it ours; others hold the rest since {since}"
     if view.lane is not None:
         in_list = view.list_open + unclaimed
-        free.append(view.lane.ceiling(now, in_list, view.list_in_marketo, probe_s) - in_list)
+        lane_probe_at = view.lane.probe_at(view.speed, limits.max_interval_s)
+        free.append(view.lane.ceiling(now, in_list, view.list_in_marketo, lane_probe_at) - in_list)
         if lane_is_busy := free[-1] <= 0:
-            draft.wakes.append(view.lane.probe_at(probe_s))
+            draft.wakes.append(lane_probe_at)
             if view.lane.refused_first_at is not None:
                 since = _clock(view.lane.refused_first_at)
                 why = f"static list {view.list_id}: another import into it is under way since {since}"

@@ -129,11 +129,11 @@ class Offering:
         log.warning("upload.refused", chunk=offered.number, verdict=ruling.verdict.name, why=why)
         match verdict := self._strikes.verdict(key, ruling, now):
             case Verdict.WAIT_FOR_SLOT:
+                await books.refused(None, now)  # first: the chunk would be offered again as if nothing had been learned
                 await books.record(offered, Deferred(now, now, why))
-                await books.refused(None, now)
             case Verdict.WAIT_FOR_LIST:
-                await books.record(offered, Deferred(now, now, why))
                 await books.refused(self._load.target.list_id, now)
+                await books.record(offered, Deferred(now, now, why))
             case Verdict.HALVE if ruling.verdict is Verdict.HALVE:
                 await self._halve(offered, why, now)
             case Verdict.HALVE if await self._is_cut_for_its_size(offered):
