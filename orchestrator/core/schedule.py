@@ -285,11 +285,12 @@ def _submit(
 
 @dataclass(frozen=True, slots=True)
 class _Room:
-    """How many more may be offered, how many slots may be held then by all loads, and what is waited for if none
-    may."""
+    """What there is for this load."""
 
     free: int
+    """How many more chunks may be offered."""
     slots: int
+    """How many slots may be held then, by all loads together."""
     waiting_for: str
     lane_is_busy: bool
 

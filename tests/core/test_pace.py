@@ -10,8 +10,11 @@ from hypothesis import strategies as st
 from orchestrator.core.expect import Expected
 from orchestrator.core.pace import (
     ANSWERS_A_CHUNK,
+    BUDGET_S,
+    BUDGET_SCARCE_S,
     STRETCH_MAX,
     WINDOW_S,
+    Budget,
     CallWindow,
     ask_at,
     ask_last_at,
@@ -110,3 +113,37 @@ def test_the_quota_is_renewed_after_midnight_in_chicago_whatever_the_season() ->
         at = datetime.fromtimestamp(quota_renews_at(now.timestamp()), UTC)
         assert (at.hour, at.minute) == (6, 5)
         assert 0 < (at - now).total_seconds() <= 86400
+
+
+@given(first=st.integers(1, 20), then=st.integers(1, 20), gaps=st.lists(st.floats(0, 5), min_size=1, max_size=60))
+def test_a_pace_that_is_shared_from_now_on_holds_from_now_on(first: int, then: int, gaps: list[float]) -> None:
+    """A second process begins: both together must keep within what one was allowed."""
+    window, now = CallWindow(first), 1000.0
+    made: list[float] = []
+    for index, gap in enumerate(gaps):
+        if index == len(gaps) // 2:
+            window.allow(then)
+            made.clear()
+        now = window.next_at(now + gap)
+        window.made(now)
+        made.append(now)
+    for start in made:
+        assert sum(start <= at < start + WINDOW_S for at in made) <= then
+
+
+def test_what_others_used_of_the_day_is_taken_off_when_it_is_asked_again() -> None:
+    """The quota is everybody's: a load that counts its own calls only runs into 607 for all."""
+    budget = Budget(1_000)
+    assert budget.left(7) is None
+    assert budget.ask_at(0) == 0.0
+    budget = budget.told(100, 50.0, 7)
+    assert budget.left(7) == 900
+    assert budget.left(27) == 880
+    assert budget.told(600, 700.0, 27).left(27) == 400
+    assert budget.told(None, 700.0, 27).left(27) == 880
+
+
+def test_the_days_calls_are_asked_again_more_often_when_few_are_left() -> None:
+    """Ten minutes of a busy neighbour are more than the last hundred calls."""
+    assert Budget(1_000).told(100, 50.0, 0).ask_at(0) == 50.0 + BUDGET_S
+    assert Budget(1_000).told(950, 50.0, 0).ask_at(0) == 50.0 + BUDGET_SCARCE_S
