@@ -151,10 +151,15 @@ class Offering:
                 self._strikes.give_up_if(verdict, ruling, now)
 
     async def _is_cut_for_its_size(self, offered: Standing) -> bool:
-        """Cut in mid-body again and again: is it the chunk, and not the network? Then other calls get through."""
+        """Cut in mid-body again and again: is it the chunk, and not the network? Then other calls get through.
+
+        Where no other call was made meanwhile, one is made to see: any answer will do.
+        """
         key, what = (offered.load_id, offered.number), Verdict.HALVE.name
-        sound_at = self._caller.sound_at
-        if sound_at is None or sound_at < self._strikes.since(key, what):
+        since = self._strikes.since(key, what)
+        if (self._caller.sound_at or 0.0) < since:
+            await self._caller.call("other", lambda token: self._marketo.get(token, "/rest/v1/stats/usage.json"))
+        if (self._caller.sound_at or 0.0) < since:
             return False
         return offered.rows > 1 or self._strikes.of(key, what) >= CUTS_OF_A_ROW
 
