@@ -15,7 +15,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from simulation.scenario import Outcome, Scenario, play
+from simulation.play import Outcome, play
+from simulation.scenario import Scenario
 
 AT_ONCE = 50
 
