@@ -19,6 +19,7 @@ from random import Random
 from typing import Any
 
 import structlog
+from simulation.files import Files
 from simulation.promises import DAY_S, check, promise
 from simulation.scenario import SECRET, Command, Scenario, leads
 from simulation.virtual import SteppedLoop, VirtualClock, drop, inline_threads
@@ -78,11 +79,18 @@ class Process:
 class Simulation:
     """Runs one scenario in a folder of its own."""
 
-    def __init__(self, scenario: Scenario, folder: Path, open: Callable[[Path], Any] = connect) -> None:
+    def __init__(
+        self,
+        scenario: Scenario,
+        folder: Path,
+        open: Callable[[Path], Any] = connect,
+        files: Files | None = None,
+    ) -> None:
         self.scenario, self.folder, self._open = scenario, folder, open
         self.model = Marketo(scenario.settings)
         self.model.faults.rates.update(scenario.rates)
         self.model.faults.kinds = scenario.kinds
+        self.model.faults.meets = self._meeting(self.model.faults.meets)  # type: ignore[method-assign, assignment]
         self.rng = Random(scenario.seed + 1)
         self.time = 0.0
         self.healed_at = scenario.heal_at
@@ -92,12 +100,15 @@ class Simulation:
         for number, source in enumerate(self.sources):
             source.write_bytes(leads(Random(scenario.seed + 2), scenario.rows[number], number))
         self.kernel, self.acts = Kernel(), Acts()
+        self.files = files or Files(Path())
+        self.files.root, self.files.point = folder / "reports", lambda name: self.kernel.running.point(name)
         self._foreign = sorted(scenario.foreign, reverse=True)
         self._waiting: list[tuple[float, Command]] = [(command.at, command) for command in scenario.commands]
         self._alive: list[Process] = []
         self._lives: Counter[int] = Counter()
         self._dropped: list[Process] = []
         self.results: list[LoadResult] = []
+        self._states: list[str] = []
         self.config = self._config()
 
     def _config(self) -> Config:
@@ -119,7 +130,7 @@ class Simulation:
 
     def run(self) -> list[LoadResult]:
         """The commands, each given again until its load is over; how they ended."""
-        with inline_threads(), self.kernel.locks():
+        with inline_threads(), self.kernel.locks(), self.files.watched():
             try:
                 while self._waiting or self._alive:
                     self._go_on()
@@ -172,6 +183,8 @@ class Simulation:
         self.outcome.lives += 1
         promise(lives < LIVES_MAX, "the load ends", f"{LIVES_MAX} lives were not enough")
         crash_at = command.crashes[lives] if lives < len(command.crashes) else None
+        if self.files.failures:  # a new process comes after the disk was mended
+            self.files.fail_at = None
         life = Life(crash_at, f"process {self.outcome.lives} of command {number}")
         config = self.config
         transport = SimulatedTransport(
@@ -181,7 +194,6 @@ class Simulation:
             life,
             self._now,
             intent_is_durable(config.ledger_path, config.limits.queued_jobs),
-            self.outcome.faults,
             self._met,
         )
         loop = SteppedLoop(lambda: self.time)
@@ -204,6 +216,8 @@ class Simulation:
     def _died(self, process: Process) -> None:
         assert process.life.dead
         self.outcome.crashes[process.life.died_at] += 1
+        if process.life.died_at != "power cut":
+            self._met(f"death: {process.life.died_at}", count=False)
         self._gone(process)
         if process.command.away:
             self._waiting.append((NEVER, process.command))
@@ -248,6 +262,8 @@ class Simulation:
         process.life.end()
         self.model.in_flight -= process.life.in_flight
         drop(process.loop)
+        if self.scenario.power:
+            self.files.cut(self.rng)
 
     def _is_held(self, result: LoadResult) -> bool:
         with Ledger(self.config.ledger_path) as ledger:
@@ -274,15 +290,28 @@ class Simulation:
         if self.time >= self.scenario.heal_at:
             return None
         if sql == "COMMIT" and self.scenario.storage and self.rng.random() < self.scenario.storage:
-            self.outcome.faults["storage: commit failed"] += 1
+            self._met("storage: commit failed")
             return "disk I/O error"
         if sql.startswith("BEGIN") and self.scenario.locked and self.rng.random() < self.scenario.locked:
-            self.outcome.faults["storage: locked"] += 1
+            self._met("storage: locked")
             return "database is locked"
         return None
 
-    def _met(self, fault: str) -> None:
-        """A fault met a call: for the matrix of faults and states."""
+    def _meeting(self, meets: Callable[[str], str | None]) -> Callable[[str], str | None]:
+        def noted(kind: str) -> str | None:
+            fault = meets(kind)
+            if fault is not None:
+                self._met(f"{kind}: {fault}", count=False)  # the model counts its own
+            return fault
+
+        return noted
+
+    def _met(self, fault: str, *, count: bool = True) -> None:
+        """A fault met a call, or a process: how did the chunks stand then?"""
+        self.outcome.faults[fault] += count
+        if self.kernel.running.connections:
+            self._states = self.kernel.running.connections[0].states(self.kernel.running.asks)
+        self.outcome.reached.update(f"{fault} @ {state}" for state in self._states)
 
 
 def _expected(error: BaseException) -> OrchestratorError | None:
@@ -314,12 +343,13 @@ def play(
     seed: int,
     change: Callable[[Scenario], None] = lambda scenario: None,
     open: Callable[[Path], Any] = connect,
+    files: Files | None = None,
 ) -> Outcome:
     """Run one seed and check it. Raises BrokenPromise."""
     scenario = Scenario.of(seed)
     change(scenario)
     with folder() as here, quiet():
-        simulation = Simulation(scenario, here, open)
+        simulation = Simulation(scenario, here, open, files)
         simulation.run()
         check(simulation)
         return simulation.outcome

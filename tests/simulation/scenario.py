@@ -77,6 +77,8 @@ class Scenario:
     """Share of commits that fail until the faults end."""
     locked: float = 0.0
     """Share of transactions that find the ledger locked until the faults end."""
+    power: bool = False
+    """Each process ends by a power cut: files lose what was not synced."""
 
     @classmethod
     def of(cls, seed: int) -> Scenario:
@@ -134,7 +136,7 @@ class Scenario:
             ),
             rates={kind: share() for kind in KINDS},
             kinds=frozenset(rng.sample(every, rng.randint(1, len(every)))),
-            heal_at=rng.choice([0.0, 600.0, 1800.0, 5400.0]),
+            heal_at=rng.choice([0.0, 600.0, 600.0, 1800.0, 5400.0]),
             foreign=[
                 (rng.uniform(0, 1200), rng.randint(1, 10), rng.uniform(10, 300))
                 for _ in range(rng.choice([0, 0, 1, 3]))

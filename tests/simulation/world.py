@@ -6,8 +6,8 @@ outermost seams: the event loop's time, httpx's transport, and the connection to
 
 from __future__ import annotations
 
+import re
 import sqlite3
-from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -48,6 +48,8 @@ class Life:
     owned: dict[str, _Owned] = field(default_factory=dict)
     """The locks it took, by load."""
     connections: list[DyingConnection] = field(default_factory=list)
+    asks: str = ""
+    """The address of its newest call."""
 
     def point(self, name: str) -> None:
         """Something durable happens here, or could."""
@@ -135,6 +137,18 @@ class DyingConnection:
             if getattr(self._real, "without_power", False):
                 self._life.die("power cut")
 
+    def states(self, asks: str) -> list[str]:
+        """How the chunk stands after whose batch is asked, else in which states there are chunks at the moment."""
+        batch = re.search(r"/batch/(\d+)", asks)
+        of = "JOIN offers o ON o.load_id = c.load_id AND o.chunk = c.number WHERE o.batch_id = ?" if batch else ""
+        try:
+            rows = self._real.execute(
+                f"SELECT DISTINCT c.state FROM chunks c {of} ORDER BY 1", [int(batch[1])] if batch else []
+            )
+            return [str(state) for (state,) in rows.fetchall()]
+        except sqlite3.Error:  # no schema yet
+            return []
+
     @property
     def in_transaction(self) -> bool:
         return not self._life.dead and bool(self._real.in_transaction)
@@ -154,21 +168,21 @@ class SimulatedTransport(httpx.AsyncBaseTransport):
         life: Life,
         now: Callable[[], float],
         check_intent: Callable[[bytes], None],
-        seen: Counter[str],
         met: Callable[[str], None],
     ) -> None:
         self._model, self._network, self._rng, self._life = model, network, rng, life
-        self._now, self._check_intent, self._seen, self._met = now, check_intent, seen, met
+        self._now, self._check_intent, self._met = now, check_intent, met
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         self._life.point("before request")
+        self._life.asks = ""
         network, chance = self._network, self._rng.random()
         self._model.in_flight += 1
         self._life.in_flight += 1
         try:
             await anyio.sleep(network.latency_s * self._rng.uniform(0.5, 2.0))
             if chance < network.refuse:
-                self._seen["network: refuse"] += 1
+                self._met("network: refuse")
                 raise httpx.ConnectError("connection refused")
             is_upload = request.method == "POST" and request.url.path.startswith("/bulk/")
             body = b""
@@ -182,25 +196,25 @@ class SimulatedTransport(httpx.AsyncBaseTransport):
                 if is_upload:
                     await anyio.sleep(network.upload_s * self._rng.uniform(0.1, 0.5))
                     if too_large and network.early_reset and len(body) > announced // 3:
-                        self._seen["network: early reset"] += 1
+                        self._met("network: early reset")
                         raise httpx.ReadError("connection reset")
                     if chance > 1 - network.cut and body:
-                        self._seen["network: cut"] += 1
+                        self._met("network: cut")
                         raise httpx.ReadError("connection reset")
             if is_upload:
                 self._check_intent(body)
             await request.extensions["trace"]("http11.send_request_body.complete", {})
             if network.refuse < chance < network.refuse + network.lose:
-                self._seen["network: lose"] += 1
+                self._met("network: lose")
                 raise httpx.ReadError("connection reset")
             await anyio.sleep(network.latency_s)
             self._life.point("before execution")
             headers = {name.lower(): value for name, value in request.headers.items()}
-            target = request.url.raw_path.decode("ascii")
+            target = self._life.asks = request.url.raw_path.decode("ascii")
             answer = self._model.handle(Request(request.method, target, headers, body, len(body)), self._now())
             self._life.point("after execution")
             if self._rng.random() < network.hang:
-                self._seen["network: hang"] += 1
+                self._met("network: hang")
                 await anyio.sleep_forever()
             await anyio.sleep(network.latency_s)
             self._life.check()
