@@ -1,7 +1,7 @@
 """The file system under reports and result files: it fails, it is where processes die, and it forgets at a power cut.
 
-Python's own calls are counted (open for writing, write, fsync, rename); each is a point at which the process may die. What
-was written and not synced goes with the power, from somewhere on; a rename does, until its folder was synced.
+Python's own calls are counted (open for writing, write, fsync, rename); each is a point at which the process may die.
+What was written and not synced goes with the power, from somewhere on; a rename does, until its folder was synced.
 """
 
 from __future__ import annotations

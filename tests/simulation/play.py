@@ -37,6 +37,8 @@ from orchestrator.simulator.model import Marketo
 LONGEST_S = 3 * DAY_S
 """A process that is not done so long after all faults have ended never will be."""
 LIVES_MAX = 80
+SETTLED_WITHIN_S = 6 * 3600.0
+"""From the last fault, and the last start of a process, to the end of all loads: two leases of a doubt and a margin."""
 BATCHES_MAX = 300
 RAM = Path("/dev/shm")
 NEVER = float("inf")
@@ -138,7 +140,8 @@ class Simulation:
                 for process in [*self._alive]:
                     self._gone(process)
         self.outcome.virtual_s = self.time
-        self.outcome.healed_s = self.time - self.healed_at
+        self.outcome.healed_s = max(0.0, self.time - self.healed_at)
+        promise(self.outcome.healed_s <= SETTLED_WITHIN_S, "what has healed ends soon", self.outcome.healed_s)
         return self.results
 
     def again(self, source: int) -> LoadResult:
@@ -183,6 +186,7 @@ class Simulation:
         self.outcome.lives += 1
         promise(lives < LIVES_MAX, "the load ends", f"{LIVES_MAX} lives were not enough")
         crash_at = command.crashes[lives] if lives < len(command.crashes) else None
+        self.healed_at = max(self.healed_at, self.time)
         if self.files.failures:  # a new process comes after the disk was mended
             self.files.fail_at = None
         life = Life(crash_at, f"process {self.outcome.lives} of command {number}")
@@ -251,7 +255,6 @@ class Simulation:
             self.results.append(result)
 
     def _again_later(self, process: Process) -> None:
-        self.healed_at = max(self.healed_at, self.time)
         self._waiting.append((self.time + self.rng.choice([1.0, 30.0, 600.0, 7200.0]), process.command))
 
     def _gone(self, process: Process) -> None:

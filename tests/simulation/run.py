@@ -116,7 +116,7 @@ def main() -> int:
                 sums.add(one)
     sums.tell_all()
     if "reached" in sys.argv[2:]:
-        print(f"{reached.write(sums.reached, sums.seeds)} cells listed in {reached.LISTED}")
+        print(f"{reached.write(sums.reached)} cells listed in {reached.LISTED}")
     return 1 if sums.broken else 0
 
 
