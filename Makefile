@@ -42,7 +42,7 @@ bench: $(VENV)/.ok $(VENV)/.bench ## speeds beside other tools, as ratios measur
 	$(BIN)/python benchmarks/schedule.py 300
 
 sim: $(VENV)/.ok ## whole loads under faults and crashes: make sim SEEDS=10000 (or 5000-6000), make sim SEED=17 for one
-	$(BIN)/python tests/simulation/run.py $(if $(SEED),$(SEED) aloud,$(SEEDS))
+	nice $(BIN)/python tests/simulation/run.py $(if $(SEED),$(SEED) aloud,$(SEEDS)) $(ARGS)
 
 kills: $(VENV)/.ok ## real processes killed over and over: make kills KILLS=500
 	$(BIN)/python tests/e2e/kills.py $(KILLS)
