@@ -34,7 +34,7 @@ import httpx
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 
-from simulation.scenario import quiet
+from simulation.play import quiet
 from simulation.virtual import EPOCH, VirtualClock, run
 
 from orchestrator.adapters.clock import Clock
