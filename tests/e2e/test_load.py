@@ -280,7 +280,7 @@ def test_a_file_that_changes_in_mid_load_is_not_sent_on(tmp_path: Path) -> None:
         (tmp_path / "other.csv").replace(tmp_path / "leads.csv")
         out, err = process.communicate(timeout=60)
         assert process.returncode == 65, (out, err)
-        assert "not what was planned" in err
+        assert "another file was put in its place; chunk" in err
         (tmp_path / "leads.csv").write_bytes(original)
         done = market.run("resume")
         assert done.code == 0, done
