@@ -73,6 +73,8 @@ log = structlog.get_logger()
 COLLECTED = "batches"
 """Folder inside the report's, for the failure and warning files of each batch."""
 QUOTA_PATIENCE_S = 5.0
+OWN_TRIES, OWN_EVERY_S = 6, 0.5
+"""Another load's process that looks after batches of this one gives it back after each question."""
 REJECTED_SHOWN = 5
 """Rejected rows named in a message."""
 
@@ -354,6 +356,16 @@ def _check_rejected(path: Path, plan: Plan, max_rejected: int) -> None:
     )
 
 
+async def _own(ledger: Ledger, load: Load) -> locks.Ownership | None:
+    """Become the load's owner; one that only looks after its batches for a moment is waited for."""
+    for _ in range(OWN_TRIES):
+        ownership = locks.take(ledger.path, load.id)
+        if ownership is not None:
+            return ownership
+        await anyio.sleep(OWN_EVERY_S)
+    return None
+
+
 async def _drive(
     config: Config,
     ledger: Ledger,
@@ -365,7 +377,7 @@ async def _drive(
 ) -> LoadResult:
     """Own the load, run it, and write its report."""
     clock = world.clock
-    ownership = locks.take(ledger.path, load.id)
+    ownership = await _own(ledger, load)
     if ownership is None:
         pid = locks.owner_of(ledger.path, load.id)
         raise LoadBusy(

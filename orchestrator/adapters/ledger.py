@@ -180,13 +180,14 @@ class Ledger:
         """Is there a load of a source of this size? (Then it is worth hashing the source before planning it.)"""
         return bool(self._all("SELECT 1 FROM loads WHERE source_bytes = ? LIMIT 1", size_bytes))
 
-    def loads_with_open_chunks(self, subscription: str) -> list[Load]:
-        """Loads that hold slots in this subscription, whoever owns them."""
+    def loads_under_way(self, subscription: str) -> list[Load]:
+        """Loads with batches in Marketo, or with files of ended ones still to be saved, whoever owns them."""
         return [
             _load(row)
             for row in self._all(
                 f"SELECT {_LOAD} FROM loads WHERE id IN "
-                "(SELECT load_id FROM chunks WHERE subscription = ? AND slot IS NOT NULL) ORDER BY id",
+                "(SELECT load_id FROM chunks WHERE subscription = ?1 AND slot IS NOT NULL "
+                "UNION SELECT load_id FROM chunks WHERE subscription = ?1 AND state = 'collecting') ORDER BY id",
                 subscription,
             )
         ]

@@ -122,7 +122,7 @@ class Runner:
         self._clock, self._limits = clock, limits
         self._quota, self._max_wait_s, self._observe = quota, max_wait_s, observe
         self._loads: dict[LoadId, Load] = {load.id: load}
-        self._adopted: list[Ownership] = []
+        self._adopted: dict[LoadId, Ownership] = {}
         self._books = books = Books(ledger, load)
         strikes = Strikes(limits, rng, load.subscription)
         self._offering = Offering(
@@ -138,6 +138,7 @@ class Runner:
         self._following = Following(
             self._loads, books=books, strikes=strikes, marketo=marketo, caller=caller, clock=clock
         )
+        self._adopted_before: set[LoadId] = set()
         self._busy: dict[ChunkKey, Action] = {}
         self._stop: OrchestratorError | None = None
         self._stop_requested = False
@@ -201,8 +202,7 @@ class Runner:
         self._offering.close()
 
     async def _end(self) -> None:
-        for ownership in self._adopted:
-            ownership.release()
+        self._give_back(set(self._adopted))
         await self._store_calls()
         reason = self._stop.message if self._stop is not None else ""
         await self._tell(Run(self._clock.now(), 0, reason, self._clock.now() if reason else None, ended=True))
@@ -236,13 +236,13 @@ class Runner:
         if now >= self._calls_stored_at + CALLS_STORED_EVERY_S:
             self._calls_stored_at = now
             await self._store_calls()
+        self._give_back(set(self._adopted) - {load_id for load_id, _ in self._busy})
+        if now >= self._adopted_at + ADOPT_S:
+            self._adopted_at = now
+            await self._adopt()
         # Nothing may be awaited between the last read and the decision: an action that ended meanwhile would be no
         # longer busy and still look undone, and be done twice.
         view = await self._books.ask(self._read_view, now)
-        if {s.load_id for s in view.open} - set(self._loads) and now >= self._adopted_at + ADOPT_S:
-            self._adopted_at = now
-            await self._adopt()
-            view = await self._books.ask(self._read_view, now)
         self._slots_used = len(view.open)
         return view
 
@@ -275,15 +275,26 @@ class Runner:
         )
 
     async def _adopt(self) -> None:
-        """Look after the open batches of loads whose owner died: their slots come back that way."""
-        for load in await self._books.ask(self._ledger.loads_with_open_chunks, self._load.subscription):
+        """Look after the batches of loads whose owner died: their slots come back, and their files are saved in time.
+
+        Such a load is owned for as long as something is done for it, and given back: whoever gives its command again
+        finds it free.
+        """
+        for load in await self._books.ask(self._ledger.loads_under_way, self._load.subscription):
             if load.id not in self._loads:
                 ownership = await self._books.ask(take, self._ledger.path, load.id)
                 if ownership is not None:
-                    log.info("load.adopted", adopted=load.id)
-                    self._adopted.append(ownership)
+                    self._adopted[load.id] = ownership
                     self._loads[load.id] = load
+                    if load.id not in self._adopted_before:
+                        self._adopted_before.add(load.id)
+                        log.info("load.adopted", adopted=load.id)
                     await self._books.recover(load.id, self._clock.now())
+
+    def _give_back(self, loads: set[LoadId]) -> None:
+        for load_id in loads:
+            del self._loads[load_id]
+            self._adopted.pop(load_id).release()
 
     async def _store_calls(self) -> None:
         made = dict(self._caller.made)

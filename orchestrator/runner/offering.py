@@ -135,11 +135,11 @@ class Offering:
                 await books.refused(self._load.target.list_id, now)
                 await books.record(offered, Deferred(now, now, why))
             case Verdict.HALVE if ruling.verdict is Verdict.HALVE:
-                await self._halve(offered, why, now)
+                await self._halve(offered, why)
             case Verdict.HALVE if await self._is_cut_for_its_size(offered):
                 cuts = self._strikes.of(key, verdict.name)
                 why = f"the connection was cut {cuts} times while it was sent, and other calls got through ({why})"
-                await self._halve(offered, why, now)
+                await self._halve(offered, why)
             case Verdict.DOUBT:
                 await books.record(offered, AnswerLost(now, why))
             case Verdict.GIVE_UP_CHUNK:
@@ -147,6 +147,7 @@ class Offering:
             case Verdict.SLOW_DOWN:
                 await books.record(offered, Deferred(now, now + ruling.wait_s, why))
             case _:
+                now = self._clock.now()  # whether it is cut for its size may have taken a call
                 await books.record(offered, Deferred(now, now + self._strikes.backoff_s(key), why))
                 self._strikes.give_up_if(verdict, ruling, now)
 
@@ -163,15 +164,15 @@ class Offering:
             return False
         return offered.rows > 1 or self._strikes.of(key, what) >= CUTS_OF_A_ROW
 
-    async def _halve(self, offered: Standing, why: str, now: float) -> None:
-        load, books = self._load, self._books
+    async def _halve(self, offered: Standing, why: str) -> None:
+        load, books, clock = self._load, self._books, self._clock
         chunk = await books.ask(books.ledger.chunk, load.id, offered.number)
         if chunk.rows == 1:
-            await books.record(offered, Refused(now, f"row {chunk.first_row} alone is too large: {why}"))
+            await books.record(offered, Refused(clock.now(), f"row {chunk.first_row} alone is too large: {why}"))
             return
         try:
             parts = await halves(load, chunk)
         except (SourceChanged, SourceMissing) as error:
-            await books.record(offered, Deferred(now, now, error.message))
+            await books.record(offered, Deferred(clock.now(), clock.now(), error.message))
             raise
-        await books.record(offered, Halved(now, parts, why))
+        await books.record(offered, Halved(clock.now(), parts, why))

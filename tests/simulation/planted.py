@@ -219,7 +219,7 @@ def _() -> AbstractContextManager[Any]:
 @planted("a load is adopted although its owner lives")
 def _() -> AbstractContextManager[Any]:
     async def all_of_them(self: loop.Runner) -> None:
-        for load in await self._books.ask(self._ledger.loads_with_open_chunks, self._load.subscription):
+        for load in await self._books.ask(self._ledger.loads_under_way, self._load.subscription):
             self._loads[load.id] = load
 
     return patch.object(loop.Runner, "_adopt", all_of_them)
