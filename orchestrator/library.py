@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
@@ -19,6 +19,7 @@ import anyio
 import anyio.to_thread
 import structlog
 
+from orchestrator import intake
 from orchestrator.adapters import locks
 from orchestrator.adapters.clock import Clock
 from orchestrator.adapters.files import fingerprint_file, plan_file, private_folder
@@ -36,12 +37,15 @@ from orchestrator.core.model import (
     LoadId,
     OnDoubt,
     Plan,
+    Reading,
+    RejectedRow,
     Released,
     SourceFile,
     State,
     Target,
     Totals,
 )
+from orchestrator.core.origins import called, place
 from orchestrator.core.plan import load_id
 from orchestrator.core.report import exit_code as exit_code_of
 from orchestrator.core.report import totals as totals_of
@@ -52,6 +56,7 @@ from orchestrator.errors import (
     LoadBusy,
     Misconfigured,
     OrchestratorError,
+    ReadingStopped,
     ReportFailing,
     SourceChanged,
     SourceMissing,
@@ -75,6 +80,7 @@ class LoadOptions:
 
     target: Target
     format: Format | None = None
+    reading: Reading = field(default_factory=Reading)
     report_dir: Path | None = None
     """The report's own folder; None: `<report.dir>/<load id>`."""
     fail_on_warning: bool = False
@@ -108,7 +114,7 @@ class LoadResult:
 class PlanSummary:
     """The dry run."""
 
-    source: Path
+    source: str
     plan: Plan
     load_id: LoadId
     calls: int
@@ -173,21 +179,25 @@ class World:
 
 async def load(
     config: Config,
-    source: Path,
+    source: Path | Sequence[str],
     options: LoadOptions,
     *,
     observer: Observer | None = None,
     stop: StopRequest | None = None,
     world: World | None = None,
 ) -> LoadResult:
-    """Load a source, or go on with the load of it that the ledger knows. Raises OrchestratorError."""
+    """Load a source, or go on with the load of it that the ledger knows. Raises OrchestratorError.
+
+    source: a file, or several names and patterns that make one load; "-" is standard input.
+    """
     world = world or World()
     clock = world.clock
+    named = [str(source)] if isinstance(source, Path) else list(source)
     with Ledger(config.ledger_path, connect=world.connect) as ledger:
-        found = await anyio.to_thread.run_sync(partial(_find_or_plan, config, ledger, source, options, clock))
+        begin = partial(_find_or_plan, config, ledger, named, options, clock, _interrupted(stop))
+        found = await anyio.to_thread.run_sync(begin)
         if found.finished_at is not None:
-            result = await anyio.to_thread.run_sync(partial(_report, ledger, found, clock.now(), found.exit_code))
-            return replace(result, already_finished=True)
+            return await anyio.to_thread.run_sync(partial(_again, config, ledger, found, clock.now()))
         return await _drive(config, ledger, found, options, world, observer, stop)
 
 
@@ -216,8 +226,7 @@ async def resume(
                 f"ledger {ledger.path}: no load is interrupted", remedy="`orchestrator status` lists the loads."
             )
         if found.finished_at is not None:
-            result = await anyio.to_thread.run_sync(partial(_report, ledger, found, clock.now(), found.exit_code))
-            return replace(result, already_finished=True)
+            return await anyio.to_thread.run_sync(partial(_again, config, ledger, found, clock.now()))
         options = LoadOptions(
             target=found.target,
             on_doubt=on_doubt or found.on_doubt,
@@ -227,30 +236,52 @@ async def resume(
         return await _drive(config, ledger, found, options, world, observer, stop)
 
 
-def _find_or_plan(config: Config, ledger: Ledger, source: Path, options: LoadOptions, clock: Clock) -> Load:
+def _find_or_plan(
+    config: Config,
+    ledger: Ledger,
+    named: Sequence[str],
+    options: LoadOptions,
+    clock: Clock,
+    interrupted: intake.Interrupted = lambda: None,
+) -> Load:
     """The load of this content and these settings: as the ledger knows it, or newly planned and written down."""
-    path = _existing(source)
+    intake.sweep_spools(ledger)
+    paths = intake.paths_of(named)
+    for known in intake.loads_of(ledger, paths, options.reading, interrupted):
+        mine = known.target == options.target and known.subscription == config.subscription_host
+        if mine and options.format in (None, known.format) and not (options.force and known.finished_at is not None):
+            return _known_again(ledger, known, None, options)
+    with intake.opened(config, paths, options.reading, options.format, interrupted) as source:
+        return _known_or_planned(config, ledger, source, replace(options, format=source.format), clock)
+
+
+def _known_or_planned(
+    config: Config, ledger: Ledger, source: intake.Source, options: LoadOptions, clock: Clock
+) -> Load:
+    path = source.path
     fingerprint: Fingerprint | None = None
     known: Load | None = None
     if ledger.knows_size(path.stat().st_size):  # hashing is quicker than planning
         fingerprint = fingerprint_file(path)
         known = _newest(ledger, fingerprint, config, options)
     if known is not None and not (options.force and known.finished_at is not None):
-        return _known_again(ledger, known, path, options)
+        return _known_again(ledger, known, source, options)
     at, plan = plan_file(
         path,
         format=options.format,
         budget=config.limits.chunk_bytes,
         lookup_field=_lookup_column(options.target),
         keep_rejected=max(options.max_rejected, REJECTED_SHOWN),
+        name=source.name,
     )
-    _check_rejected(path, plan, options.max_rejected)
+    _check_rejected(source, plan, options.max_rejected)
     identity = _identity(plan.fingerprint, plan.format, config, options.target)
     again = 0
     while options.force and (earlier := ledger.load(identity(again))) is not None and earlier.finished_at is not None:
         again += 1
     number = identity(again)
     report_dir = _report_folder((options.report_dir or config.report_dir / number).resolve())
+    at = replace(at, path=str(source.keep(number)))
     new = Load(
         id=number,
         subscription=config.subscription_host,
@@ -267,19 +298,23 @@ def _find_or_plan(config: Config, ledger: Ledger, source: Path, options: LoadOpt
         report_dir=str(report_dir),
         collected_dir=str(report_dir / COLLECTED),
         created_at=clock.now(),
+        origin=source.origin,
     )
     if not ledger.add_load(new, plan):  # another process planned it while we did
         taken = ledger.load(new.id)
         assert taken is not None
-        return _known_again(ledger, taken, path, options)
+        return _known_again(ledger, taken, source, options)
     log.info("load.planned", load=new.id, chunks=new.chunks, rows=new.rows, rejected=new.rejected)
     return new
 
 
-def _known_again(ledger: Ledger, known: Load, path: Path, options: LoadOptions) -> Load:
+def _known_again(ledger: Ledger, known: Load, source: intake.Source | None, options: LoadOptions) -> Load:
     """A load that the ledger knows, with its source and report where they are now."""
-    stat = path.stat()
-    at = SourceFile(str(path), stat.st_size, stat.st_mtime_ns, stat.st_ino)
+    at = known.source
+    if source is not None:
+        path = source.keep(known.id)
+        stat = path.stat()
+        at = SourceFile(str(path), stat.st_size, stat.st_mtime_ns, stat.st_ino)
     wanted = options.report_dir.resolve() if options.report_dir else Path(known.report_dir)
     collected = str(_report_folder(wanted) / COLLECTED)
     ledger.move_source(known.id, at, str(wanted), collected)
@@ -319,18 +354,25 @@ def _newest(ledger: Ledger, fingerprint: Fingerprint, config: Config, options: L
     return newest
 
 
-def _check_rejected(path: Path, plan: Plan, max_rejected: int) -> None:
+def _check_rejected(source: intake.Source, plan: Plan, max_rejected: int) -> None:
     if plan.rejected_rows <= max_rejected:
         return
-    named = "\n".join(
-        f"  row {rejected.row} (line {rejected.line}): {rejected.reason}" for rejected in plan.rejected[:REJECTED_SHOWN]
-    )
+    named = "\n".join(f"  {_rejected(source, row)}" for row in plan.rejected[:REJECTED_SHOWN])
     more = plan.rejected_rows - min(REJECTED_SHOWN, len(plan.rejected))
     raise TooManyRejected(
-        f"{path}: {plan.rejected_rows:,} of {plan.rows:,} rows cannot be sent as they stand; nothing was sent\n"
+        f"{source.name}: {plan.rejected_rows:,} of {plan.rows:,} rows cannot be sent as they stand; nothing was sent\n"
         f"{named}" + (f"\n  and {more:,} more" if more else ""),
         remedy=f"Mend them, or leave them out with --max-rejected {plan.rejected_rows}: the report names them.",
     )
+
+
+def _rejected(source: intake.Source, rejected: RejectedRow) -> str:
+    """A rejected row by its place in the user's file."""
+    original, line = place(source.origin, rejected.row, rejected.line)
+    where = "" if line is None else f" (line {line})"
+    if source.origin is not None and original is not None and len(source.origin.originals) > 1:
+        where = f" ({called(source.origin.originals[original].path)}, line {line})"
+    return f"row {rejected.row}{where}: {rejected.reason}"
 
 
 async def _drive(
@@ -358,7 +400,7 @@ async def _drive(
         if options.on_doubt == "resend":
             for standing in ledger.held(load.id):
                 ledger.record(load.id, standing.number, Released(clock.now()))
-        _check_source(load, ledger)
+        load = await anyio.to_thread.run_sync(partial(_with_source, config, ledger, load, _interrupted(stop)))
         structlog.contextvars.bind_contextvars(load=load.id)
         started_at = clock.now()
         async with _connected(config, world) as (marketo, caller):
@@ -414,6 +456,7 @@ def _finish(
     code = exit_code_of(totals, fail_on_warning=options.fail_on_warning)
     result = _report(ledger, load, clock.now(), code)
     ledger.finish(load.id, clock.now(), code)
+    intake.forget(load)
     return result
 
 
@@ -445,17 +488,19 @@ def _report(ledger: Ledger, load: Load, now: float, exit_code: int | None, *, st
 # --- the other commands ---------------------------------------------------------------------------------
 
 
-def plan(config: Config, source: Path, options: LoadOptions) -> PlanSummary:
-    """The dry run: nothing is sent and nothing is written down."""
-    path = _existing(source)
-    _, planned = plan_file(
-        path,
-        format=options.format,
-        budget=config.limits.chunk_bytes,
-        lookup_field=_lookup_column(options.target),
-        keep_rejected=max(options.max_rejected, 100),
-    )
-    findings = [f"row {rejected.row} (line {rejected.line}): {rejected.reason}" for rejected in planned.rejected]
+def plan(config: Config, named: Sequence[str], options: LoadOptions) -> PlanSummary:
+    """The dry run: nothing is sent and nothing is kept."""
+    paths = intake.paths_of(named)
+    with intake.opened(config, paths, options.reading, options.format, lambda: None) as source:
+        _, planned = plan_file(
+            source.path,
+            format=source.format,
+            budget=config.limits.chunk_bytes,
+            lookup_field=_lookup_column(options.target),
+            keep_rejected=max(options.max_rejected, 100),
+            name=source.name,
+        )
+        findings = [_rejected(source, row) for row in planned.rejected]
     if planned.rejected_rows > len(findings):
         findings.append(f"and {planned.rejected_rows - len(findings):,} more rows that cannot be sent")
     if planned.blank_lines:
@@ -469,7 +514,7 @@ def plan(config: Config, source: Path, options: LoadOptions) -> PlanSummary:
     if seconds is not None and planned.chunks:
         polls += 2 * seconds / len(planned.chunks) / config.polling.min_interval
     return PlanSummary(
-        source=path,
+        source=source.name if source.spool else str(source.path),
         plan=planned,
         load_id=_identity(planned.fingerprint, planned.format, config, options.target)(0),
         calls=round(len(planned.chunks) * (1 + polls)) + 2,
@@ -495,20 +540,22 @@ def report(config: Config, load: str) -> LoadResult:
     """Write the report of a load again from what the ledger holds."""
     with Ledger(config.ledger_path) as ledger:
         known = _known(ledger, load)
+        if known.finished_at is not None:
+            return replace(_again(config, ledger, known, Clock().now()), already_finished=False)
         code = known.exit_code
         if code is None:
             code = exit_code_of(totals_of(known, ledger.records(known.id)), fail_on_warning=False)
-        stopped = "" if known.finished_at is not None else "the load is not finished"
-        return _report(ledger, known, Clock().now(), code, stopped=stopped)
+        return _report(ledger, known, Clock().now(), code, stopped="the load is not finished")
 
 
-async def check(config: Config, source: Path | None, options: LoadOptions) -> list[CheckLine]:
+async def check(config: Config, named: Sequence[str], options: LoadOptions) -> list[CheckLine]:
     """Is the configuration sound, do the credentials work, may the user import, do header and target fit?"""
     lines = [CheckLine("configuration", True, f"{config.subscription_host}, as {config.marketo.client_id}")]
     header: tuple[str, ...] | None = None
-    if source is not None:
+    if named:
+        source = " ".join(named)
         try:
-            summary = await anyio.to_thread.run_sync(partial(plan, config, source, options))
+            summary = await anyio.to_thread.run_sync(partial(plan, config, named, options))
         except OrchestratorError as error:
             lines.append(CheckLine(f"source {source}", False, str(error), error.exit_code))
         else:
@@ -660,17 +707,43 @@ def _known(ledger: Ledger, load: str) -> Load:
     return found
 
 
-def _check_source(load: Load, ledger: Ledger) -> None:
-    """A source whose size changed cannot be the one that was planned. (Every upload checks its own bytes.)"""
+def _with_source(config: Config, ledger: Ledger, load: Load, interrupted: intake.Interrupted) -> Load:
+    """The load with its source at hand. One whose size changed cannot be what was planned.
+
+    (Every upload checks its own bytes.)
+    """
     if not any(ledger.chunks_by_state(load.id).get(state) for state in (State.PLANNED, State.OFFERED, State.DOUBTFUL)):
-        return  # nothing is left to send: the source may even be gone
-    path = _existing(Path(load.source.path))
-    size = path.stat().st_size
-    if size != load.source.size_bytes:
-        raise SourceChanged(
-            f"{path}: {size:,} bytes now, {load.source.size_bytes:,} when load {load.id} was planned",
-            remedy="Put the planned file back to go on, or load the new one: that is another load.",
-        )
+        return load  # nothing is left to send: the source may even be gone
+    with intake.restored(config, ledger, load, interrupted) as whole:
+        path = _existing(Path(whole.source.path))
+        size = path.stat().st_size
+        if size != whole.source.size_bytes:
+            raise SourceChanged(
+                f"{path}: {size:,} bytes now, {load.source.size_bytes:,} when load {load.id} was planned",
+                remedy="Put the planned file back to go on, or load the new one: that is another load.",
+            )
+        return whole
+
+
+def _again(config: Config, ledger: Ledger, load: Load, now: float) -> LoadResult:
+    """A load that has finished: nothing is sent, its report is written again.
+
+    Where the rows cannot be had any more (a pipe's), the report that is there is better than one without them.
+    """
+    try:
+        with intake.restored(config, ledger, load, lambda: None) as whole:
+            result = _report(ledger, whole, now, load.exit_code)
+    finally:
+        intake.forget(load)
+    return replace(result, already_finished=True)
+
+
+def _interrupted(stop: StopRequest | None) -> intake.Interrupted:
+    def check() -> None:
+        if stop is not None and stop.exit_code:
+            raise ReadingStopped(stop.exit_code)
+
+    return check
 
 
 def _status(ledger: Ledger, load: Load) -> LoadStatus:

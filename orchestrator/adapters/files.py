@@ -27,13 +27,23 @@ BLOCK_BYTES = 1 << 20
 
 
 def plan_file(
-    path: Path, *, format: Format | None, budget: int, lookup_field: str | None, keep_rejected: int
+    path: Path,
+    *,
+    format: Format | None,
+    budget: int,
+    lookup_field: str | None,
+    keep_rejected: int,
+    name: str | None = None,
 ) -> tuple[SourceFile, Plan]:
-    """Read a source once: what it is known by, and its chunks. Blocking; memory does not grow with the source."""
+    """Read a source once: what it is known by, and its chunks. Blocking; memory does not grow with the source.
+
+    name: what people call it, when not by the file's own name.
+    """
+    called = name or path.name
     with _opened(path) as (file, before):
         planner = Planner(
             format=format,
-            name=path.name,
+            name=called,
             source_bytes=before.st_size,
             budget=budget,
             lookup_field=lookup_field,
@@ -44,9 +54,9 @@ def plan_file(
                 planner.feed(block)
             plan = planner.finish()
         except SourceUnusable as error:
-            if path.name in error.message:
+            if called in error.message:
                 raise
-            raise type(error)(f"{path.name}: {error.message}", remedy=error.remedy) from None
+            raise type(error)(f"{called}: {error.message}", remedy=error.remedy) from None
         _same(path, before, os.fstat(file.fileno()))
     return SourceFile(str(path), before.st_size, before.st_mtime_ns, before.st_ino), plan
 

@@ -38,14 +38,19 @@ from orchestrator.core.model import (
     LoadId,
     Offer,
     Offered,
+    Origin,
+    Original,
     Plan,
+    Reading,
     RejectedRow,
     SourceFile,
     Span,
     Standing,
     State,
+    Stretch,
     Target,
 )
+from orchestrator.core.origins import origin_sha256
 from orchestrator.errors import LedgerFailing, LedgerLocked, LedgerUnusable, OrchestratorError
 
 BUSY_TIMEOUT_S = 5.0
@@ -71,7 +76,7 @@ _FROM = "FROM chunks c LEFT JOIN offers o ON o.load_id = c.load_id AND o.chunk =
 _LOAD = (
     "id, subscription, source_path, source_bytes, source_mtime_ns, source_inode, source_sha256, format, "
     "header_start, header_stop, header_fields, target, budget, rows, rejected, chunks, on_doubt, report_dir, "
-    "collected_dir, created_at, finished_at, exit_code"
+    "collected_dir, created_at, finished_at, exit_code, origin"
 )
 
 
@@ -121,7 +126,7 @@ class Ledger:
             if self._all("SELECT 1 FROM loads WHERE id = ?", load.id):
                 return False
             self._db.execute(
-                f"INSERT INTO loads ({_LOAD}, list_id) VALUES ({', '.join('?' * 23)})",
+                f"INSERT INTO loads ({_LOAD}, list_id, origin_sha256) VALUES ({', '.join('?' * 25)})",
                 (
                     load.id,
                     load.subscription,
@@ -145,7 +150,9 @@ class Ledger:
                     load.created_at,
                     load.finished_at,
                     load.exit_code,
+                    json.dumps(asdict(load.origin)) if load.origin is not None else None,
                     load.target.list_id,
+                    origin_sha256(load.origin.originals, load.origin.reading) if load.origin is not None else None,
                 ),
             )
             self._add_chunks(load.id, load.subscription, plan.chunks)
@@ -169,6 +176,15 @@ class Ledger:
     def knows_size(self, size_bytes: int) -> bool:
         """Is there a load of a source of this size? (Then it is worth hashing the source before planning it.)"""
         return bool(self._all("SELECT 1 FROM loads WHERE source_bytes = ? LIMIT 1", size_bytes))
+
+    def loads_from(self, originals: str) -> list[Load]:
+        """The loads of a spool file made from these originals (their `origin_sha256`), the newest first."""
+        sql = f"SELECT {_LOAD} FROM loads WHERE origin_sha256 = ? ORDER BY created_at DESC, id"
+        return [_load(row) for row in self._all(sql, originals)]
+
+    def knows_spools(self) -> bool:
+        """Was any load made from a spool file? (Then it is worth hashing originals before reading them.)"""
+        return bool(self._all("SELECT 1 FROM loads WHERE origin_sha256 IS NOT NULL LIMIT 1"))
 
     def loads_with_open_chunks(self, subscription: str) -> list[Load]:
         """Loads that hold slots in this subscription, whoever owns them."""
@@ -621,6 +637,20 @@ def _load(row: tuple[Any, ...]) -> Load:
         created_at=row[19],
         finished_at=row[20],
         exit_code=row[21],
+        origin=_origin(row[22]),
+    )
+
+
+def _origin(text: str | None) -> Origin | None:
+    if text is None:
+        return None
+    told = json.loads(text)
+    reading = told["reading"]
+    return Origin(
+        originals=tuple(Original(**original) for original in told["originals"]),
+        reading=Reading(**{**reading, "renamed": tuple((new, old) for new, old in reading["renamed"])}),
+        counted=told["counted"],
+        stretches=tuple(Stretch(**stretch) for stretch in told["stretches"]),
     )
 
 

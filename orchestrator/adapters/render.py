@@ -27,6 +27,7 @@ import jinja2
 
 from orchestrator.core.locate import EchoFile, SentRow, read_echoes, read_sent
 from orchestrator.core.model import ChunkRecord, CollectedFile, Load, RejectedRow, Span, State, Totals
+from orchestrator.core.origins import called, place, source_name
 from orchestrator.core.report import ReportRow, account, rows_of_chunk, totals
 
 SCHEMA = 1
@@ -87,7 +88,8 @@ def write_report(
         lines = files.enter_context(_atomic(folder / "report.jsonl"))
         retry = files.enter_context(_atomic(folder / "retry.csv"))
         writer = csv.writer(table, lineterminator="\r\n")  # RFC 4180; with LF, a CR inside a value is not quoted
-        writer.writerow([*COLUMNS, *map(harmless, _columns(load.header.fields))])
+        several = load.origin is not None and len(load.origin.originals) > 1
+        writer.writerow([*COLUMNS, *["source_file"] * several, *map(harmless, _columns(load.header.fields))])
         retry.buffer.write(_ended(source.header()))
         for row in _rows(load, records(), list(rejected), source):
             tally.rows += 1
@@ -96,11 +98,11 @@ def write_report(
                 tally.not_imported += 1
                 if len(tally.shown) < HTML_ROWS:
                     tally.shown.append(row)
-            place = _place(row)
+            at = _place(row, load)
             blanks = [""] * (len(load.header.fields) - len(row.cells))
-            writer.writerow([harmless(cell) for cell in (*map(_text, place.values()), *row.cells, *blanks)])
+            writer.writerow([harmless(cell) for cell in (*map(_text, at.values()), *row.cells, *blanks)])
             named = dict(zip(load.header.fields, row.cells, strict=False))
-            lines.write(json.dumps({**place, "candidates": list(row.candidates), "row": named}, ensure_ascii=False))
+            lines.write(json.dumps({**at, "candidates": list(row.candidates), "row": named}, ensure_ascii=False))
             lines.write("\n")
             if row.kind == "failure":
                 if row.sent is not None:
@@ -187,8 +189,8 @@ def _echoes(file: CollectedFile | None, load: Load) -> EchoFile | None:
         return None
 
 
-def _place(row: ReportRow) -> dict[str, Any]:
-    return {
+def _place(row: ReportRow, load: Load) -> dict[str, Any]:
+    told: dict[str, Any] = {
         "kind": row.kind,
         "reason": row.reason,
         "source_row": row.source_row,
@@ -197,6 +199,24 @@ def _place(row: ReportRow) -> dict[str, Any]:
         "batch_id": row.batch_id,
         "attempt": row.attempt,
     }
+    if load.origin is not None:
+        original = None
+        if row.source_row is not None and row.source_line is not None:
+            original, told["source_line"] = place(load.origin, row.source_row, row.source_line)
+        if len(load.origin.originals) > 1:
+            told["source_file"] = None if original is None else called(load.origin.originals[original].path)
+    return told
+
+
+def _files(load: Load) -> list[dict[str, Any]]:
+    """The user's own files; the source itself when it is one of them."""
+    if load.origin is None:
+        size_bytes, sha256 = load.fingerprint.size_bytes, load.fingerprint.sha256
+        return [{"name": source_name(load), "bytes": size_bytes, "sha256": sha256}]
+    return [
+        {"name": called(original.path), "bytes": original.size_bytes, "sha256": original.sha256}
+        for original in load.origin.originals
+    ]
 
 
 def _text(value: Any) -> str:
@@ -205,11 +225,11 @@ def _text(value: Any) -> str:
 
 def _columns(fields: Sequence[str]) -> list[str]:
     """The source's columns under names that no column of ours has, and no other of the source's."""
-    taken = {*COLUMNS, *fields}
+    taken = {*COLUMNS, "source_file", *fields}
     names: list[str] = []
     for name in fields:
         unique = name
-        while unique in COLUMNS or (unique != name and unique in taken):
+        while unique in (*COLUMNS, "source_file") or (unique != name and unique in taken):
             unique = f"source.{unique}"
         taken.add(unique)
         names.append(unique)
@@ -374,7 +394,8 @@ def _summary(
         "schema": SCHEMA,
         "load_id": load.id,
         "source": {
-            "name": Path(load.source.path).name,
+            "name": source_name(load),
+            "files": _files(load),
             "bytes": load.fingerprint.size_bytes,
             "sha256": load.fingerprint.sha256,
             "rows": load.rows,

@@ -26,7 +26,7 @@ from orchestrator.cli.output import (
 )
 from orchestrator.cli.progress import watching
 from orchestrator.config import Config, load_config
-from orchestrator.core.model import Format
+from orchestrator.core.model import Format, Reading
 from orchestrator.errors import OrchestratorError
 from orchestrator.library import LoadOptions, LoadResult, Observer, StopRequest
 
@@ -66,7 +66,7 @@ def _dispatch(options: argparse.Namespace, output: Output) -> int:
         case "resume":
             return _resume(options, output, config)
         case "plan":
-            show_plan(output, library.plan(config, Path(options.source), _load_options(options, config)))
+            show_plan(output, library.plan(config, options.source, _load_options(options, config)))
             return 0
         case "status":
             show_status(output, library.status(config, options.load), named=options.load is not None)
@@ -76,8 +76,7 @@ def _dispatch(options: argparse.Namespace, output: Output) -> int:
             return show_result(output, result, command="")
         case "check":
             config.need_credentials()
-            source = Path(options.source) if options.source else None
-            lines = anyio.run(partial(library.check, config, source, _load_options(options, config)))
+            lines = anyio.run(partial(library.check, config, options.source, _load_options(options, config)))
             return show_check(output, lines)
         case _:
             return _config_show(output, config)
@@ -109,6 +108,12 @@ def _load_options(options: argparse.Namespace, config: Config) -> LoadOptions:
     return LoadOptions(
         target=config.target(),
         format=Format(options.format) if options.format else None,
+        reading=Reading(
+            encoding=options.encoding,
+            sheet=options.sheet,
+            query=options.query,
+            renamed=tuple(options.map),
+        ),
         report_dir=Path(report_dir) if report_dir else None,
         fail_on_warning=getattr(options, "fail_on_warning", False),
         on_doubt=getattr(options, "on_doubt", None) or "resend",
@@ -120,11 +125,11 @@ def _load_options(options: argparse.Namespace, config: Config) -> LoadOptions:
 
 def _load(options: argparse.Namespace, output: Output, config: Config) -> int:
     config.need_credentials()
-    source, wanted = Path(options.source), _load_options(options, config)
+    wanted = _load_options(options, config)
     return _drive(
         options,
         output,
-        lambda observer, stop: library.load(config, source, wanted, observer=observer, stop=stop),
+        lambda observer, stop: library.load(config, options.source, wanted, observer=observer, stop=stop),
     )
 
 

@@ -16,6 +16,7 @@ from dataclasses import asdict
 from typing import Any, TextIO
 
 from orchestrator.core.model import Format
+from orchestrator.core.origins import source_path
 from orchestrator.core.verdicts import without_addresses
 from orchestrator.errors import DoubtHeld, OrchestratorError
 from orchestrator.library import CheckLine, LoadResult, LoadStatus, PlanSummary
@@ -199,7 +200,7 @@ def show_status(output: Output, statuses: list[LoadStatus], *, named: bool) -> N
                 f"{totals.imported:,}",
                 f"{totals.failed:,}",
                 f"{totals.unsent + totals.unknown:,}",
-                status.load.source.path,
+                source_path(status.load),
             )
         )
     output.data(table(rows, right=(2, 3, 4, 5)))
@@ -236,7 +237,7 @@ def status_object(status: LoadStatus) -> Mapping[str, Any]:
         "load_id": status.load.id,
         "state": state_of(status).split()[0],
         "exit_code": status.load.exit_code,
-        "source": status.load.source.path,
+        "source": source_path(status.load),
         "totals": asdict(status.totals),
         "chunks": {str(state): count for state, count in status.chunks_by_state.items()},
         "report_dir": status.load.report_dir,

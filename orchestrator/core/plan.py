@@ -213,7 +213,7 @@ class Planner:
                 f"{self._name}: lines end in a carriage return alone (old Mac text)",
                 remedy="Convert the line ends to LF or CRLF.",
             )
-        self._format = self._format or _format_of(self._name, text)
+        self._format = self._format or format_of(self._name, text)
         fields = tuple(next(csv.reader(io.StringIO(text, newline=""), delimiter=self._format.delimiter)))
         self._check_columns(fields, line)
         room = self._budget - len(raw)
@@ -427,7 +427,7 @@ def _record_end(data: bytes, start: int) -> int | None:
     return None
 
 
-def _format_of(name: str, header: str) -> Format:
+def format_of(name: str, header: str) -> Format:
     """By the file's suffix, else by the delimiter that stands most often outside the header's quotes."""
     suffix = "." + name.lower().rpartition(".")[2]
     if suffix in _SUFFIXES:
