@@ -8,6 +8,7 @@
     │   ├── UnknownColumn        --map names a column that is not there
     │   ├── FilesDiffer          several files that do not make one load
     │   ├── ValuesUnfit          values that have no form as text: nested ones, errors of a spreadsheet
+    │   ├── QueryFailed          --query is wrong, or stumbled over a value
     │   ├── TooManyRejected      more unusable rows than --max-rejected allows
     │   └── SourceChanged        the bytes are not the bytes that were planned
     ├── SourceMissing (66)       the file does not exist or cannot be read
@@ -101,6 +102,10 @@ class UnknownColumn(SourceUnusable):
 
 class FilesDiffer(SourceUnusable):
     """Several files that do not make one load: other columns, or another kind."""
+
+
+class QueryFailed(SourceUnusable):
+    """--query is wrong, or stumbled over a value."""
 
 
 class ValuesUnfit(SourceUnusable):

@@ -11,6 +11,7 @@ import os
 import select
 import stat
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 from orchestrator.core.model import Original
 from orchestrator.core.origins import STANDARD_INPUT, called
@@ -50,9 +51,9 @@ class Input:
         return "" if stat.S_ISREG(self._before.st_mode) else "this is not a regular file"
 
     @property
-    def has_path(self) -> bool:
-        """Can others open it by its path?"""
-        return not self._is_stream
+    def again(self) -> Path | None:
+        """The very same file, to be opened by others; None for a stream."""
+        return None if self._is_stream else Path(f"/dev/fd/{self._descriptor}")
 
     def peek(self) -> bytes:
         """The first bytes; they are read again by `blocks`."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import io
+import os
 import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
@@ -17,10 +18,11 @@ from itertools import chain
 from pathlib import Path
 from typing import Literal
 
-from orchestrator.adapters.sources import jsonlines, packed, text
+from orchestrator.adapters.sources import jsonlines, packed, text, workbook
 from orchestrator.adapters.sources.inputs import Input, Interrupted
 from orchestrator.adapters.sources.places import Places
 from orchestrator.adapters.sources.spool import Spool
+from orchestrator.adapters.sources.tables import Tables
 from orchestrator.core.model import Format, Origin, Original, Reading
 from orchestrator.core.origins import called
 from orchestrator.errors import ArchiveUnsound, FilesDiffer, SourceUnusable, UnclosedQuote, UnknownColumn
@@ -125,18 +127,63 @@ class _Reader:
         """The file that is being read, for messages."""
 
     def read(self) -> Spooled:
+        query = self._reading.query
         with self._undo:
             contents = self._contents()
             first = next(contents)
-            texts = self._texts(first.kind, chain([first], contents))
-            merged = _Merge(self._spool, self._reading.renamed, self._format, self._places)
-            for name, inner, blocks in texts:
-                merged.add(name, inner, blocks, counts_lines=first.kind == "text")
-            assert merged.format is not None, "there is a first file"
+            kind = first.kind
+            contents = chain([first], contents)
+            if query is None:
+                merged = self._merged(self._spool, self._texts(kind, contents), kind == "text", self._reading.renamed)
+            else:
+                blocks = self._queried(query, kind, contents)
+                merged = self._merged(
+                    self._spool, iter([(self.now, "query.csv", blocks)]), False, self._reading.renamed
+                )
             self._spool.flush()
-        counted: Literal["lines", "rows"] = "lines" if first.kind == "text" else "rows"
-        origin = Origin(tuple(self._originals), self._reading, counted, tuple(self._places.stretches))
-        return Spooled(self._spool, merged.format, origin)
+        counted: Literal["lines", "rows", "not"] = "not" if query else "lines" if kind == "text" else "rows"
+        stretches = () if query else tuple(self._places.stretches)
+        return Spooled(self._spool, merged.format, Origin(tuple(self._originals), self._reading, counted, stretches))
+
+    def _merged(
+        self,
+        into: Spool,
+        texts: Iterator[tuple[str, str, Iterator[bytes]]],
+        counts_lines: bool,
+        renamed: tuple[tuple[str, str], ...] = (),
+    ) -> _Merge:
+        merge = _Merge(into, renamed, self._format if counts_lines else None, self._places)
+        for name, inner, blocks in texts:
+            merge.add(name, inner, blocks, counts_lines=counts_lines)
+        return merge
+
+    def _queried(self, query: str, kind: Kind, contents: Iterator[_Content]) -> Iterator[bytes]:
+        """What the query gives, as CSV. Parquet keeps its types; everything else is text."""
+        if kind == "parquet":
+            files = [(content.name, self._lasting(content)) for content in contents]
+            found = self._undo.enter_context(Tables(self.now, self._temporary(), self._interrupted))
+            found.parquet(files)
+        else:
+            text_file = self._temporary()
+            merged = self._merged(text_file, self._texts(kind, contents), kind == "text")
+            text_file.flush()
+            found = self._undo.enter_context(Tables(self.now, self._temporary(), self._interrupted))
+            found.delimited(text_file.path, merged.fields, merged.format)
+        yield from found.rows(query)
+
+    def _lasting(self, content: _Content) -> Path:
+        """A file that can still be opened when the next one is read."""
+        assert content.path is not None
+        descriptor = os.open(content.path, os.O_RDONLY | os.O_CLOEXEC)
+        self._undo.callback(os.close, descriptor)
+        return Path(f"/dev/fd/{descriptor}")
+
+    def _parquet(self, content: _Content) -> Iterator[bytes]:
+        assert content.path is not None
+        with Tables(content.name, self._temporary(), self._interrupted) as tables:
+            rows = tables.parquet([(content.name, content.path)])
+            self._places.next_rows(1, rows)
+            yield from tables.rows("SELECT * FROM source")
 
     def _contents(self) -> Iterator[_Content]:
         """What each original holds; an original is known when the next one is asked for."""
@@ -162,7 +209,16 @@ class _Reader:
             yield self.now, "json.csv", jsonlines.rows_of(files, self._temporary(), self._places)
             return
         for content in contents:
-            yield content.name, content.inner, self._decoded(content)
+            match content.kind:
+                case "parquet":
+                    yield content.name, "parquet.csv", self._parquet(content)
+                case "workbook":
+                    assert content.path is not None
+                    sheet = self._reading.sheet
+                    rows = workbook.rows_of(content.path, content.name, sheet, self._places, self._interrupted)
+                    yield content.name, "workbook.csv", rows
+                case _:
+                    yield content.name, content.inner, self._decoded(content)
 
     def _decoded(self, content: _Content) -> Iterator[bytes]:
         """The blocks of a text in UTF-8."""
@@ -178,8 +234,8 @@ class _Reader:
 
     def _content(self, original: Input) -> _Content:
         head = original.peek()
-        path = Path(original.path) if original.has_path else None
-        return self._unwrapped(original.name, original.name, head, original.blocks(), path, packed_once=False)
+        again = original.again
+        return self._unwrapped(original.name, original.name, head, original.blocks(), again, packed_once=False)
 
     def _unwrapped(
         self, name: str, inner: str, head: bytes, blocks: Iterator[bytes], path: Path | None, *, packed_once: bool
@@ -235,7 +291,7 @@ class _Merge:
         self, spool: Spool, renamed: tuple[tuple[str, str], ...], format: Format | None, places: Places
     ) -> None:
         self._spool, self._renamed, self._places = spool, renamed, places
-        self.format = format
+        self._format, self._told = format, format
         self._first: tuple[text.Head, str] | None = None
         self._begun_at = 0
         """Where the rows of the file that is being added begin in the spool."""
@@ -244,9 +300,9 @@ class _Merge:
 
     def add(self, name: str, inner: str, blocks: Iterator[bytes], *, counts_lines: bool) -> None:
         """One file. Raises FilesDiffer when it cannot follow those before it."""
-        head = text.head_of(blocks, name, inner, self.format)
+        head = text.head_of(blocks, name, inner, self._told)
         if self._first is None:
-            self._first, self.format = (head, name), head.format
+            self._first, self._format = (head, name), head.format
             self._write(head.before + self._header(head, name))
         else:
             first, first_name = self._first
@@ -259,6 +315,16 @@ class _Merge:
         self._write(head.rest)
         for block in blocks:
             self._write(block)
+
+    @property
+    def format(self) -> Format:
+        assert self._format is not None, "there is a first file"
+        return self._format
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        assert self._first is not None, "there is a first file"
+        return self._first[0].fields
 
     def _header(self, head: text.Head, name: str) -> bytes:
         """The header under its new names."""
@@ -283,7 +349,7 @@ class _Merge:
             self._spool.flush()
             with self._spool.path.open("rb") as file:
                 file.seek(self._begun_at)
-                if text.ends_quoted(file, self.format or Format.CSV):
+                if text.ends_quoted(file, self.format):
                     raise UnclosedQuote(
                         f"{name} ends inside a quoted value: its last rows would swallow the next file",
                         remedy="Close the quote; `orchestrator plan` on that file alone says where it opens.",

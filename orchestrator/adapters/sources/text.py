@@ -183,9 +183,15 @@ def _difference(first: tuple[str, ...], other: tuple[str, ...]) -> str:
 
 def ends_quoted(rows: BinaryIO, format: Format) -> bool:
     """Does a value go on at the end, for csv? (A line of our own is then swallowed by it.)"""
-    lines = (line.decode(errors="replace") for line in rows)
+    lines = (_without_lone_returns(line.decode(errors="replace")) for line in rows)
     last = deque(csv.reader(chain(lines, ["\n", _END]), delimiter=format.delimiter), maxlen=1)
     return last.pop() != [_END]
 
 
 _END = "end of file"
+
+
+def _without_lone_returns(line: str) -> str:
+    """csv refuses a carriage return alone; for quotes it is a character like others."""
+    end = 2 if line.endswith("\r\n") else 1
+    return line[:-end].replace("\r", " ") + line[-end:]
