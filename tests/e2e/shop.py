@@ -51,7 +51,7 @@ class Shop:
             "NO_COLOR": "1",
         }
 
-    def start(self, *arguments: str, **environment: str) -> subprocess.Popen[str]:
+    def start(self, *arguments: str, stdin: int | None = None, **environment: str) -> subprocess.Popen[str]:
         """A command under way."""
         return self._start("-m", "orchestrator", *arguments, **environment)
 
@@ -64,6 +64,7 @@ class Shop:
             [sys.executable, *arguments],
             cwd=self.folder,
             env={**self.environment, **environment},
+            stdin=stdin,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -71,7 +72,7 @@ class Shop:
 
     def run(self, *arguments: str, timeout: float = 120.0, **environment: str) -> Finished:
         """A command run to its end."""
-        process = self.start(*arguments, **environment)
+        process = self.start(*arguments, stdin=None, **environment)
         try:
             out, err = process.communicate(timeout=timeout)
         except subprocess.TimeoutExpired:

@@ -11,6 +11,7 @@ import errno
 import fcntl
 import os
 import secrets
+import shutil
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -18,6 +19,8 @@ from pathlib import Path
 from orchestrator.errors import SpoolFailing, TooLargeUnpacked
 
 PART = ".part"
+SPILL = ".tmp"
+"""Added to the name of a part: the folder that DuckDB spills to."""
 BUFFER_BYTES = 1 << 20
 
 
@@ -121,19 +124,28 @@ def sweep(folder: Path, is_wanted: Callable[[str], bool]) -> list[str]:
     """Remove what dead processes left; returns the names. is_wanted: is this the id of an unfinished load?"""
     removed: list[str] = []
     for path in sorted(folder.iterdir()) if folder.is_dir() else ():
-        if not path.name.endswith(PART) and is_wanted(path.name):
-            continue
-        try:
-            descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
-        except OSError:
-            continue
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if path.name.endswith(PART) or not is_wanted(path.name):  # its load may have been written down meanwhile
-                path.unlink(missing_ok=True)
+        if path.name.endswith(SPILL):
+            if not path.with_name(path.name.removesuffix(SPILL)).exists():
+                shutil.rmtree(path, ignore_errors=True)
                 removed.append(path.name)
-        except OSError:
-            continue  # somebody is making it
-        finally:
-            os.close(descriptor)
+        elif (path.name.endswith(PART) or not is_wanted(path.name)) and _removed(path, is_wanted):
+            removed.append(path.name)
     return removed
+
+
+def _removed(path: Path, is_wanted: Callable[[str], bool]) -> bool:
+    """Remove a file that no process has locked, unless its load was written down meanwhile."""
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if not path.name.endswith(PART) and is_wanted(path.name):
+            return False
+        path.unlink(missing_ok=True)
+    except OSError:
+        return False  # somebody is making it
+    finally:
+        os.close(descriptor)
+    return True

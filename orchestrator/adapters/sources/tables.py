@@ -9,9 +9,9 @@ What DuckDB says about a query is shown; what it says about values is not, since
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import io
+import shutil
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -20,7 +20,7 @@ from typing import Any
 
 from orchestrator.adapters.sources.inputs import Interrupted
 from orchestrator.adapters.sources.packed import RATIO_FROM_BYTES, RATIO_MAX
-from orchestrator.adapters.sources.spool import BUFFER_BYTES, Spool
+from orchestrator.adapters.sources.spool import BUFFER_BYTES, SPILL, Spool
 from orchestrator.core.model import Format
 from orchestrator.errors import (
     ArchiveUnsound,
@@ -52,7 +52,7 @@ class Tables:
     def __init__(self, name: str, out: Spool, interrupted: Interrupted) -> None:
         self._duckdb = _library(name)
         self._name, self._out, self._interrupted = name, out, interrupted
-        self._spill = out.path.with_name(out.path.name + ".tmp")
+        self._spill = out.path.with_name(out.path.name + SPILL)
         self._read_bytes = 0
         settings = {"threads": THREADS, "memory_limit": MEMORY, "temp_directory": str(self._spill)}
         settings |= {"autoinstall_known_extensions": False, "autoload_known_extensions": False}
@@ -63,8 +63,7 @@ class Tables:
 
     def __exit__(self, *_: object) -> None:
         self._db.close()
-        with contextlib.suppress(OSError):
-            self._spill.rmdir()
+        shutil.rmtree(self._spill, ignore_errors=True)
 
     def parquet(self, files: Sequence[tuple[str, Path]]) -> int:
         """Parquet files, (name, path) each, become the table `source`; how many rows they have together."""
