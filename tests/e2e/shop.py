@@ -53,13 +53,13 @@ class Shop:
 
     def start(self, *arguments: str, stdin: int | None = None, **environment: str) -> subprocess.Popen[str]:
         """A command under way."""
-        return self._start("-m", "orchestrator", *arguments, **environment)
+        return self._start("-m", "orchestrator", *arguments, stdin=stdin, **environment)
 
     def start_script(self, script: str, *arguments: str, **environment: str) -> subprocess.Popen[str]:
         """A script under way, as the command would be."""
-        return self._start(script, *arguments, **environment)
+        return self._start(script, *arguments, stdin=None, **environment)
 
-    def _start(self, *arguments: str, **environment: str) -> subprocess.Popen[str]:
+    def _start(self, *arguments: str, stdin: int | None, **environment: str) -> subprocess.Popen[str]:
         return subprocess.Popen(
             [sys.executable, *arguments],
             cwd=self.folder,
