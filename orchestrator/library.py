@@ -10,7 +10,6 @@ import os
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
-from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
 from random import Random
@@ -19,16 +18,19 @@ import anyio
 import anyio.to_thread
 import structlog
 
-from orchestrator import intake
+from orchestrator import checks, intake
 from orchestrator.adapters import locks
 from orchestrator.adapters.clock import Clock
-from orchestrator.adapters.files import fingerprint_file, plan_file, private_folder
+from orchestrator.adapters.files import fingerprint_file, plan_file, private_folder, read_spans
 from orchestrator.adapters.ledger import Connect, Ledger, connect
-from orchestrator.adapters.marketo import DESCRIBE_BYTES_MAX, Marketo, Transport
+from orchestrator.adapters.marketo import Marketo, Transport
 from orchestrator.adapters.render import write_report
 from orchestrator.caller import Caller
+from orchestrator.checks import CheckLine
 from orchestrator.config import Config
+from orchestrator.core.fields import Described, misfits
 from orchestrator.core.lifecycle import AT_REST
+from orchestrator.core.locate import read_sent
 from orchestrator.core.model import (
     ChunkRecord,
     Fingerprint,
@@ -45,12 +47,13 @@ from orchestrator.core.model import (
     Target,
     Totals,
 )
-from orchestrator.core.origins import called, place
+from orchestrator.core.origins import called, place, source_name
 from orchestrator.core.plan import load_id
 from orchestrator.core.report import exit_code as exit_code_of
 from orchestrator.core.report import totals as totals_of
 from orchestrator.core.schedule import Limits
-from orchestrator.core.verdicts import Answered, Verdict
+from orchestrator.core.values import ValueFinding, Values
+from orchestrator.core.verdicts import Answered
 from orchestrator.errors import (
     DoubtHeld,
     LoadBusy,
@@ -69,7 +72,8 @@ log = structlog.get_logger()
 
 COLLECTED = "batches"
 """Folder inside the report's, for the failure and warning files of each batch."""
-QUOTA_PATIENCE_S = 5.0
+PATIENCE_S = 5.0
+"""How long Marketo is waited for where a load can do without the answer."""
 REJECTED_SHOWN = 5
 """Rejected rows named in a message."""
 
@@ -122,6 +126,8 @@ class PlanSummary:
     seconds: float | None
     """How long it will probably take, going by this subscription's past batches; None when there are none."""
     findings: tuple[str, ...]
+    values: tuple[ValueFinding, ...] = ()
+    """Values that Marketo will probably not take, when they were looked at."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,17 +140,6 @@ class LoadStatus:
     running: bool
     """A living process owns it now."""
     records: tuple[ChunkRecord, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class CheckLine:
-    """One thing `check` looked at."""
-
-    what: str
-    ok: bool
-    """False makes the command fail; a warning is ok with `note` set."""
-    note: str = ""
-    exit_code: int = 0
 
 
 @dataclass
@@ -404,6 +399,9 @@ async def _drive(
         structlog.contextvars.bind_contextvars(load=load.id)
         started_at = clock.now()
         async with _connected(config, world) as (marketo, caller):
+            calls_left = await _calls_left(config, marketo, caller)
+            if caller.sound_at is not None and _is_new(ledger, load):
+                await _check_header(marketo, caller, load)
             runner = Runner(
                 load,
                 ledger=ledger,
@@ -412,7 +410,7 @@ async def _drive(
                 clock=clock,
                 rng=world.rng,
                 limits=_limits(config),
-                calls_left=await _calls_left(config, marketo, caller),
+                calls_left=calls_left,
                 max_wait_s=options.max_wait_s,
                 observe=observer,
             )
@@ -427,6 +425,26 @@ async def _drive(
     finally:
         structlog.contextvars.unbind_contextvars("load")
         ownership.release()
+
+
+def _is_new(ledger: Ledger, load: Load) -> bool:
+    """Was nothing of it sent yet?"""
+    return {state for state, count in ledger.chunks_by_state(load.id).items() if count} <= {State.PLANNED}
+
+
+async def _check_header(marketo: Marketo, caller: Caller, load: Load) -> None:
+    """One question before the first upload. Raises Misconfigured when every row would fail; warns of lesser things."""
+    known: Described | None = None
+    with anyio.move_on_after(PATIENCE_S):
+        known, _ = await checks.describe(marketo, caller, load.target)
+    for misfit in misfits(load.header.fields, known, load.target) if known is not None else ():
+        if misfit.refuses:
+            intake.forget(load)
+            raise Misconfigured(
+                f"{source_name(load)}: field {misfit.column!r}: {misfit.note}; nothing was sent",
+                remedy="Name the column as Marketo names the field, or set --lookup-field.",
+            )
+        log.warning("column.unfit", column=misfit.column, note=misfit.note)
 
 
 def _finish(
@@ -488,8 +506,39 @@ def _report(ledger: Ledger, load: Load, now: float, exit_code: int | None, *, st
 # --- the other commands ---------------------------------------------------------------------------------
 
 
-def plan(config: Config, named: Sequence[str], options: LoadOptions) -> PlanSummary:
-    """The dry run: nothing is sent and nothing is kept."""
+async def plan(
+    config: Config,
+    named: Sequence[str],
+    options: LoadOptions,
+    *,
+    check_values: bool = False,
+    world: World | None = None,
+) -> PlanSummary:
+    """The dry run: nothing is sent and nothing is kept. Works without Marketo too, and says so then."""
+    known, why = await _fields(config, options.target, world or World())
+    return await anyio.to_thread.run_sync(partial(_planned, config, named, options, (known, why), check_values))
+
+
+async def _fields(config: Config, target: Target, world: World) -> tuple[Described | None, str]:
+    """The fields that a header is checked against; None, and why, where they cannot be had."""
+    try:
+        config.need_credentials()
+    except Misconfigured as error:
+        return None, error.message
+    with anyio.move_on_after(PATIENCE_S):
+        async with _connected(config, world) as (marketo, caller):
+            return await checks.describe(marketo, caller, target)
+    return None, f"{config.subscription_host} did not answer within {PATIENCE_S:.0f} s"
+
+
+def _planned(
+    config: Config,
+    named: Sequence[str],
+    options: LoadOptions,
+    fields: tuple[Described | None, str] | None = None,
+    check_values: bool = False,
+) -> PlanSummary:
+    """fields: what the header is checked against, or why that cannot be done; None: it is not wanted."""
     paths = intake.paths_of(named)
     with intake.opened(config, paths, options.reading, options.format, lambda: None) as source:
         _, planned = plan_file(
@@ -501,10 +550,18 @@ def plan(config: Config, named: Sequence[str], options: LoadOptions) -> PlanSumm
             name=source.name,
         )
         findings = [_rejected(source, row) for row in planned.rejected]
+        values: list[ValueFinding] = []
+        if check_values:
+            values = _values(source.path, planned, fields[0] if fields is not None else None)
     if planned.rejected_rows > len(findings):
         findings.append(f"and {planned.rejected_rows - len(findings):,} more rows that cannot be sent")
     if planned.blank_lines:
         findings.append(f"{planned.blank_lines:,} blank lines: they are not rows and are not sent")
+    if fields is not None:
+        findings = [*_header_findings(planned.header.fields, fields, options.target), *findings]
+    for value in values:
+        rows = ", ".join(f"{row:,}" for row in value.first_rows) + (", …" if value.rows > len(value.first_rows) else "")
+        findings.append(f"column {value.column!r}: {value.rows:,} values: {value.reason} (rows {rows})")
     rows_per_s: float | None = None
     if config.ledger_path.exists():
         with Ledger(config.ledger_path) as ledger:
@@ -520,7 +577,25 @@ def plan(config: Config, named: Sequence[str], options: LoadOptions) -> PlanSumm
         calls=round(len(planned.chunks) * (1 + polls)) + 2,
         seconds=seconds,
         findings=tuple(findings),
+        values=tuple(values),
     )
+
+
+def _header_findings(header: tuple[str, ...], fields: tuple[Described | None, str], target: Target) -> list[str]:
+    known, why = fields
+    if known is None:
+        return [f"the header was not checked against Marketo's fields: {why}"]
+    return [f"column {misfit.column!r}: {misfit.note}" for misfit in misfits(header, known, target)]
+
+
+def _values(path: Path, plan: Plan, known: Described | None) -> list[ValueFinding]:
+    """What Marketo will probably not take, of the rows that would be sent. One pass; one chunk is in memory."""
+    values = Values(plan.header.fields, known)
+    header_bytes = plan.header.stop - plan.header.start
+    for chunk in plan.chunks:
+        content = read_spans(path, plan.header, chunk.spans)[header_bytes:]
+        values.feed((row.row, row.cells) for row in read_sent(content, chunk.spans, plan.format))
+    return values.findings()
 
 
 def status(config: Config, load: str | None = None) -> list[LoadStatus]:
@@ -555,7 +630,7 @@ async def check(config: Config, named: Sequence[str], options: LoadOptions) -> l
     if named:
         source = " ".join(named)
         try:
-            summary = await anyio.to_thread.run_sync(partial(plan, config, named, options))
+            summary = await anyio.to_thread.run_sync(partial(_planned, config, named, options))
         except OrchestratorError as error:
             lines.append(CheckLine(f"source {source}", False, str(error), error.exit_code))
         else:
@@ -565,75 +640,8 @@ async def check(config: Config, named: Sequence[str], options: LoadOptions) -> l
             note = f"{found}; {bad:,} of them cannot be sent" if bad else found
             lines.append(CheckLine(f"source {source}", bad <= options.max_rejected, note, 65))
     async with _connected(config, World()) as (marketo, caller):
-        lines += await _check_access(marketo, caller, options.target, header)
+        lines += await checks.access(marketo, caller, options.target, header)
     return lines
-
-
-async def _check_access(
-    marketo: Marketo, caller: Caller, target: Target, header: tuple[str, ...] | None
-) -> list[CheckLine]:
-    path, what = "/rest/v1/leads/describe2.json", "permission to read leads"
-    if target.kind == "customobjects":
-        path, what = f"/rest/v1/customobjects/{target.name}/describe.json", f"custom object {target.name}"
-    outcome, ruling = await caller.call("other", lambda token: marketo.get(token, path, bytes_max=DESCRIBE_BYTES_MAX))
-    reached = caller.sound_at is not None
-    lines = [CheckLine("credentials", reached, "" if reached else ruling.why, ruling.exit_code if reached else 77)]
-    if not reached and ruling.exit_code != 77:
-        return [CheckLine("Marketo is reached", False, ruling.why, 69)]
-    if not reached:
-        return lines
-    if ruling.verdict is not Verdict.DONE or not isinstance(outcome, Answered):
-        return [*lines, CheckLine(what, False, f"{ruling.why}. {ruling.remedy}".strip(), ruling.exit_code or 77)]
-    lines.append(CheckLine(what, True, "whether it may write is seen with the first upload"))
-    fields = _field_names(outcome)
-    if target.kind == "leads" and fields and target.lookup_field not in fields:
-        near = get_close_matches(target.lookup_field, fields, n=1)
-        note = f"Marketo has no field {target.lookup_field!r}" + (f"; did you mean {near[0]!r}?" if near else "")
-        lines.append(CheckLine("lookup field", False, note, 78))
-    if header is not None and fields and target.kind != "members":
-        lines += [_unknown_column(name, fields) for name in header if name not in fields]
-    if target.kind == "leads":
-        lines += await _check_places(marketo, caller, target)
-    return lines
-
-
-async def _check_places(marketo: Marketo, caller: Caller, target: Target) -> list[CheckLine]:
-    """The static list and the partition. Both questions may need a permission that imports do not."""
-    lines: list[CheckLine] = []
-    if target.list_id is not None:
-        path = f"/rest/v1/lists/{target.list_id}.json"
-        outcome, ruling = await caller.call("other", lambda token: marketo.get(token, path))
-        found = isinstance(outcome, Answered) and outcome.success and bool(outcome.result)
-        note = "" if found else ruling.why or "Marketo has no such static list"
-        lines.append(CheckLine(f"static list {target.list_id}", found, note, 78))
-    outcome, ruling = await caller.call("other", lambda token: marketo.get(token, "/rest/v1/leads/partitions.json"))
-    if isinstance(outcome, Answered) and outcome.success:
-        names = [str(item["name"]) for item in outcome.result if isinstance(item, dict) and "name" in item]
-        known = ", ".join(names)
-        if target.partition_name is not None and target.partition_name not in names:
-            lines.append(CheckLine(f"partition {target.partition_name}", False, f"there are: {known}", 78))
-        elif target.partition_name is None and len(names) > 1:
-            note = f"there are several ({known}): set import.partition_name"
-            lines.append(CheckLine("partition", False, note, 78))
-    else:
-        lines.append(CheckLine("partitions", True, f"could not be asked: {ruling.why}"))
-    return lines
-
-
-def _unknown_column(name: str, fields: list[str]) -> CheckLine:
-    near = get_close_matches(name, fields, n=1)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
-    return CheckLine(f"column {name!r}", True, f"Marketo has no such field and will ignore the column{hint}")
-
-
-def _field_names(outcome: Answered) -> list[str]:
-    names: list[str] = []
-    for described in outcome.result:
-        fields = described.get("fields") if isinstance(described, dict) else None
-        for item in fields if isinstance(fields, list) else []:
-            if isinstance(item, dict) and isinstance(item.get("name"), str):
-                names.append(item["name"])
-    return names
 
 
 # --- parts ----------------------------------------------------------------------------------------------
@@ -660,7 +668,7 @@ async def _connected(config: Config, world: World) -> AsyncIterator[tuple[Market
 async def _calls_left(config: Config, marketo: Marketo, caller: Caller) -> int | None:
     """Calls of today's quota that this load may use; None when Marketo does not say what was used."""
     outcome: object = None
-    with anyio.move_on_after(QUOTA_PATIENCE_S):  # nothing else, no signal either, is looked at meanwhile
+    with anyio.move_on_after(PATIENCE_S):  # nothing else, no signal either, is looked at meanwhile
         outcome, _ = await caller.call("other", lambda token: marketo.get(token, "/rest/v1/stats/usage.json"))
     if not isinstance(outcome, Answered) or not outcome.success:
         return None

@@ -66,7 +66,9 @@ def _dispatch(options: argparse.Namespace, output: Output) -> int:
         case "resume":
             return _resume(options, output, config)
         case "plan":
-            show_plan(output, library.plan(config, options.source, _load_options(options, config)))
+            wanted = _load_options(options, config)
+            planning = partial(library.plan, config, options.source, wanted, check_values=options.check_values)
+            show_plan(output, anyio.run(planning))
             return 0
         case "status":
             show_status(output, library.status(config, options.load), named=options.load is not None)

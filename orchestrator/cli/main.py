@@ -121,6 +121,8 @@ def parser() -> argparse.ArgumentParser:
     )
     plan.add_argument("source", metavar="SOURCE", nargs="+", help=SOURCES)
 
+    plan.add_argument("--check-values", action="store_true", help="look at every value: types, lengths, dates, e-mails")
+
     status = commands.add_parser(
         "status",
         parents=[common],

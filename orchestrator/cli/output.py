@@ -15,11 +15,12 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any, TextIO
 
+from orchestrator.checks import CheckLine
 from orchestrator.core.model import Format
 from orchestrator.core.origins import source_path
 from orchestrator.core.verdicts import without_addresses
 from orchestrator.errors import DoubtHeld, OrchestratorError
-from orchestrator.library import CheckLine, LoadResult, LoadStatus, PlanSummary
+from orchestrator.library import LoadResult, LoadStatus, PlanSummary
 from orchestrator.runner.loop import Progress
 
 SCHEMA = 1
@@ -166,6 +167,7 @@ def show_plan(output: Output, summary: PlanSummary) -> None:
         calls=summary.calls,
         seconds=summary.seconds,
         findings=list(summary.findings),
+        values=[asdict(value) for value in summary.values],
     )
     lines = [
         ("source", str(summary.source)),

@@ -272,3 +272,60 @@ def test_rejected_rows_are_named_by_the_place_in_the_user_s_own_file(tmp_path: P
         planned = market.run("plan", "a.csv", "b.csv")
         assert "finding: row 3 (b.csv, line 4)" in planned.out, planned
         assert spools(tmp_path) == []
+
+
+# --- the header and the values ----------------------------------------------------------------------------
+
+
+def test_a_load_warns_of_columns_that_marketo_will_ignore_and_loads(tmp_path: Path) -> None:
+    """Marketo says nothing; the data would be missing, and nobody would know why."""
+    (tmp_path / "a.csv").write_text("email,First Name,createdAt\na@x.de,Ann,2024-02-29T12:13:14Z\n")
+    with shop(tmp_path, quick()) as market:
+        done = market.run("load", "a.csv")
+        assert done.code == 0, done
+        warned = {line["column"]: line["note"] for line in map(json.loads, done.err.splitlines()[:2])}
+        assert "--map firstName='First Name'" in warned["First Name"]
+        assert "does not let this field be written" in warned["createdAt"]
+
+
+def test_a_load_by_a_field_that_marketo_does_not_have_is_refused_before_anything_is_sent(tmp_path: Path) -> None:
+    """Every row would fail."""
+    (tmp_path / "a.csv.gz").write_bytes(gzip.compress(b"emial,firstName\na@x.de,Ann\n"))
+    with shop(tmp_path, quick()) as market:
+        done = market.run("load", "a.csv.gz", "--lookup-field", "emial", "--json")
+        assert done.code == 78, done
+        assert "did you mean 'email'?" in done.err
+        assert market.simulator.truth()["batches_accepted"] == 0
+        assert spools(tmp_path) == []
+
+
+def test_a_plan_checks_header_and_values_and_works_without_credentials(tmp_path: Path) -> None:
+    """What will fail is known before it is sent; and a plan needs nobody."""
+    (tmp_path / "a.jsonl").write_text(
+        '{"email":"a@x.de","fristName":"Ann","leadScore":1}\n{"email":"b","leadScore":"ten"}\n{"email":"c@x.de"}\n'
+    )
+    with shop(tmp_path, quick()) as market:
+        planned = market.run("plan", "a.jsonl", "--check-values", "--json")
+        assert planned.code == 0, planned
+        findings = planned.summary["findings"]
+        assert "did you mean 'firstName'?" in findings[0]
+        assert findings[1:] == [
+            "column 'email': 1 values: not an e-mail address (rows 2)",
+            "column 'leadScore': 1 values: not a whole number (rows 2)",
+        ]
+        assert planned.summary["values"][1] == {
+            "column": "leadScore",
+            "reason": "not a whole number",
+            "rows": 1,
+            "first_rows": [2],
+        }
+        alone = market.run("plan", "a.jsonl", "--check-values", "--json", ORCHESTRATOR_MARKETO__CLIENT_ID="")
+        assert alone.code == 0, alone
+        assert alone.summary["findings"] == [
+            "the header was not checked against Marketo's fields: marketo.client_id is not set",
+            "column 'email': 1 values: not an e-mail address (rows 2)",
+        ]
+        away = market.run("plan", "a.jsonl", ORCHESTRATOR_MARKETO__BASE_URL="http://127.0.0.1:9")
+        assert away.code == 0, away
+        assert "the header was not checked" in away.out
+        assert spools(tmp_path) == []
