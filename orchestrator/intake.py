@@ -95,7 +95,7 @@ def opened(
         path = Path(paths[0])
         yield Source(path, path.name, format)
         return
-    folder, begun = folder_of(config.ledger_path), time.monotonic()
+    folder, begun = folder_of(config.ledger_path.resolve()), time.monotonic()
     try:
         private_folder(folder)
     except OSError as error:
@@ -146,8 +146,8 @@ def adopt(ledger: Ledger, load: Load, source: Source) -> Load:
     path = source.keep(load.id)
     stat = path.stat()
     at = SourceFile(str(path), stat.st_size, stat.st_mtime_ns, stat.st_ino)
-    ledger.move_source(load.id, at, load.report_dir, load.collected_dir)
-    return replace(load, source=at)
+    ledger.move_source(load.id, at, source.origin, load.report_dir, load.collected_dir)
+    return replace(load, source=at, origin=source.origin)
 
 
 def _is_whole(load: Load) -> bool:
@@ -157,10 +157,11 @@ def _is_whole(load: Load) -> bool:
         return False
 
 
-def forget(load: Load) -> None:
-    """The load has ended: no lead data stays at rest."""
-    if load.origin is not None:
-        remove(Path(load.source.path))
+def forget(ledger: Ledger, load: Load) -> None:
+    """The load has ended: no lead data stays at rest. Never a file of the user's: only what lies among the spools."""
+    path = Path(load.source.path)
+    if load.origin is not None and path.parent == folder_of(ledger.path.resolve()):
+        remove(path)
 
 
 def sweep_spools(ledger: Ledger) -> None:

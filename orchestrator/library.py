@@ -305,15 +305,17 @@ def _known_or_planned(
 
 def _known_again(ledger: Ledger, known: Load, source: intake.Source | None, options: LoadOptions) -> Load:
     """A load that the ledger knows, with its source and report where they are now."""
-    at = known.source
+    at, origin = known.source, known.origin
     if source is not None:
-        path = source.keep(known.id)
+        path, origin = source.keep(known.id), source.origin
         stat = path.stat()
         at = SourceFile(str(path), stat.st_size, stat.st_mtime_ns, stat.st_ino)
+        if at.path != known.source.path:  # the same rows from another file: the spool file of before is not needed
+            intake.forget(ledger, known)
     wanted = options.report_dir.resolve() if options.report_dir else Path(known.report_dir)
     collected = str(_report_folder(wanted) / COLLECTED)
-    ledger.move_source(known.id, at, str(wanted), collected)
-    return replace(known, source=at, report_dir=str(wanted), collected_dir=collected)
+    ledger.move_source(known.id, at, origin, str(wanted), collected)
+    return replace(known, source=at, origin=origin, report_dir=str(wanted), collected_dir=collected)
 
 
 def _report_folder(folder: Path) -> Path:
@@ -401,7 +403,7 @@ async def _drive(
         async with _connected(config, world) as (marketo, caller):
             calls_left = await _calls_left(config, marketo, caller)
             if caller.sound_at is not None and _is_new(ledger, load):
-                await _check_header(marketo, caller, load)
+                await _check_header(marketo, caller, ledger, load)
             runner = Runner(
                 load,
                 ledger=ledger,
@@ -432,14 +434,14 @@ def _is_new(ledger: Ledger, load: Load) -> bool:
     return {state for state, count in ledger.chunks_by_state(load.id).items() if count} <= {State.PLANNED}
 
 
-async def _check_header(marketo: Marketo, caller: Caller, load: Load) -> None:
+async def _check_header(marketo: Marketo, caller: Caller, ledger: Ledger, load: Load) -> None:
     """One question before the first upload. Raises Misconfigured when every row would fail; warns of lesser things."""
     known: Described | None = None
     with anyio.move_on_after(PATIENCE_S):
         known, _ = await checks.describe(marketo, caller, load.target)
     for misfit in misfits(load.header.fields, known, load.target) if known is not None else ():
         if misfit.refuses:
-            intake.forget(load)
+            intake.forget(ledger, load)
             raise Misconfigured(
                 f"{source_name(load)}: field {misfit.column!r}: {misfit.note}; nothing was sent",
                 remedy="Name the column as Marketo names the field, or set --lookup-field.",
@@ -474,7 +476,7 @@ def _finish(
     code = exit_code_of(totals, fail_on_warning=options.fail_on_warning)
     result = _report(ledger, load, clock.now(), code)
     ledger.finish(load.id, clock.now(), code)
-    intake.forget(load)
+    intake.forget(ledger, load)
     return result
 
 
@@ -742,7 +744,7 @@ def _again(config: Config, ledger: Ledger, load: Load, now: float) -> LoadResult
         with intake.restored(config, ledger, load, lambda: None) as whole:
             result = _report(ledger, whole, now, load.exit_code)
     finally:
-        intake.forget(load)
+        intake.forget(ledger, load)
     return replace(result, already_finished=True)
 
 

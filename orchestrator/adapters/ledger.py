@@ -125,6 +125,7 @@ class Ledger:
         with self._transaction():
             if self._all("SELECT 1 FROM loads WHERE id = ?", load.id):
                 return False
+            origin, sha256 = _origin_columns(load.origin)
             self._db.execute(
                 f"INSERT INTO loads ({_LOAD}, list_id, origin_sha256) VALUES ({', '.join('?' * 25)})",
                 (
@@ -150,9 +151,9 @@ class Ledger:
                     load.created_at,
                     load.finished_at,
                     load.exit_code,
-                    json.dumps(asdict(load.origin)) if load.origin is not None else None,
+                    origin,
                     load.target.list_id,
-                    origin_sha256(load.origin.originals, load.origin.reading) if load.origin is not None else None,
+                    sha256,
                 ),
             )
             self._add_chunks(load.id, load.subscription, plan.chunks)
@@ -197,13 +198,23 @@ class Ledger:
             )
         ]
 
-    def move_source(self, load_id: LoadId, source: SourceFile, report_dir: str, collected_dir: str) -> None:
+    def move_source(
+        self, load_id: LoadId, source: SourceFile, origin: Origin | None, report_dir: str, collected_dir: str
+    ) -> None:
         """The same content now stands elsewhere, or its report is wanted elsewhere. Collected files stay."""
         with self._transaction():
             self._db.execute(
                 "UPDATE loads SET source_path = ?, source_mtime_ns = ?, source_inode = ?, report_dir = ?, "
-                "collected_dir = ? WHERE id = ?",
-                (source.path, source.mtime_ns, source.inode, report_dir, collected_dir, load_id),
+                "collected_dir = ?, origin = ?, origin_sha256 = ? WHERE id = ?",
+                (
+                    source.path,
+                    source.mtime_ns,
+                    source.inode,
+                    report_dir,
+                    collected_dir,
+                    *_origin_columns(origin),
+                    load_id,
+                ),
             )
 
     def set_on_doubt(self, load_id: LoadId, on_doubt: str) -> None:
@@ -639,6 +650,12 @@ def _load(row: tuple[Any, ...]) -> Load:
         exit_code=row[21],
         origin=_origin(row[22]),
     )
+
+
+def _origin_columns(origin: Origin | None) -> tuple[str | None, str | None]:
+    if origin is None:
+        return None, None
+    return json.dumps(asdict(origin)), origin_sha256(origin.originals, origin.reading)
 
 
 def _origin(text: str | None) -> Origin | None:

@@ -230,6 +230,25 @@ def test_the_same_command_resumes_without_unpacking_again(tmp_path: Path) -> Non
         assert not spool.exists()
 
 
+def test_the_same_rows_from_another_kind_of_file_are_the_same_load_and_no_file_of_the_user_is_removed(
+    tmp_path: Path,
+) -> None:
+    """A load is known by its content; what is removed at its end lies among the spool files, and nowhere else."""
+    with shop(tmp_path, quick(seconds_per_job=0.3)) as market:
+        spool = interrupted(market, tmp_path)
+        done = market.run("load", "leads.csv", "--json", ORCHESTRATOR_LIMITS__DOUBT_LEASE="1")
+        assert done.code == 0, done
+        assert done.summary["load_id"] == spool.name
+        assert (tmp_path / "leads.csv").exists()
+        accepted = len(market.simulator.model.jobs)
+        for name in ("leads.csv.gz", "leads.csv"):
+            again = market.run("load", name, "--json")
+            assert (again.code, again.summary["already_finished"]) == (0, True), again
+        assert len(market.simulator.model.jobs) == accepted
+        assert (tmp_path / "leads.csv").exists()
+        assert spools(tmp_path) == []
+
+
 def test_a_spool_file_that_is_gone_is_made_again_and_must_be_the_same(tmp_path: Path) -> None:
     """By `resume`, which has no source to name; a source that changed meanwhile stops the load."""
     with shop(tmp_path, quick(seconds_per_job=0.3)) as market:
