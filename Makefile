@@ -13,6 +13,7 @@ SEEDS ?= 1000
 SEED ?=
 KILLS ?= 100
 ARGS ?=
+LOCKED := --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --quiet
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 8
@@ -34,8 +35,8 @@ check: $(VENV)/.ok ## format, lint, types, layers, docs
 	$(BIN)/lint-imports
 	$(BIN)/python -m pytest tests/test_docs.py
 
-bench: $(VENV)/.ok ## speeds beside other tools, as ratios measured in one run
-	$(BIN)/python benchmarks/plan.py
+bench: $(VENV)/.ok $(VENV)/.bench ## speeds beside other tools, as ratios measured in one run
+	$(BIN)/python benchmarks/plan.py --memory 10000
 	$(BIN)/python benchmarks/load.py
 	$(BIN)/python benchmarks/formats.py
 
@@ -45,11 +46,16 @@ sim: $(VENV)/.ok ## whole loads under faults and crashes: make sim SEEDS=10000 (
 kills: $(VENV)/.ok ## real processes killed over and over: make kills KILLS=500
 	$(BIN)/python tests/e2e/kills.py $(KILLS)
 
-lock: ## write requirements.lock again from pyproject.toml (needs uv)
-	uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --quiet --extra dev pyproject.toml -o requirements.lock
+lock: ## write the locks again from pyproject.toml (needs uv): what everything needs, and what the benchmarks compare with
+	uv pip compile $(LOCKED) --extra dev pyproject.toml -o requirements.lock
+	uv pip compile $(LOCKED) --extra bench --constraint requirements.lock pyproject.toml -o benchmarks/requirements.lock
 
 clean: ## remove the environment and everything generated
 	rm -rf $(VENV) demo .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+$(VENV)/.bench: benchmarks/requirements.lock $(VENV)/.ok
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r benchmarks/requirements.lock
+	touch $@
 
 $(VENV)/.ok: pyproject.toml requirements.lock
 	@tools/environment.sh $(VENV)

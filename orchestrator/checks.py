@@ -46,7 +46,8 @@ async def access(marketo: Marketo, caller: Caller, target: Target, header: tuple
     what = f"custom object {target.name}" if target.kind == "customobjects" else "permission to read leads"
     outcome, ruling = await _asked(marketo, caller, target)
     reached = caller.sound_at is not None
-    lines = [CheckLine("credentials", reached, "" if reached else ruling.why, ruling.exit_code if reached else 77)]
+    refused = "" if reached else f"refused: {ruling.why}. {ruling.remedy}"
+    lines = [CheckLine("credentials", reached, refused, ruling.exit_code if reached else 77)]
     if not reached and ruling.exit_code != 77:
         return [CheckLine("Marketo is reached", False, ruling.why, 69)]
     if not reached:

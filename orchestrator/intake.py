@@ -7,6 +7,8 @@ again, and must be what it was.
 
 from __future__ import annotations
 
+import errno
+import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -58,10 +60,9 @@ def paths_of(named: Sequence[str]) -> list[str]:
         for path in found:
             try:
                 paths.append(str(Path(path).resolve(strict=True)))
-            except OSError as error:
-                raise SourceMissing(
-                    f"{path}: {error.strerror or 'cannot be read'}", remedy="Check the path of the source."
-                ) from error
+            except (OSError, RuntimeError) as error:  # up to Python 3.12, links in a circle are a RuntimeError
+                why = error.strerror if isinstance(error, OSError) else os.strerror(errno.ELOOP)
+                raise SourceMissing(f"{path}: {why}", remedy="Check the path of the source.") from error
     for path in paths:
         if paths.count(path) > 1:
             raise SourceMissing(f"{names_of([path])} is named twice", remedy="Name each file once.")

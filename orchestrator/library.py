@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -21,10 +21,12 @@ import structlog
 from orchestrator import checks, intake
 from orchestrator.adapters import locks
 from orchestrator.adapters.clock import Clock
-from orchestrator.adapters.files import fingerprint_file, plan_file, private_folder, read_spans
+from orchestrator.adapters.files import fingerprint_file, plan_file, private_folder, read_chunk
 from orchestrator.adapters.ledger import Connect, Ledger, connect
 from orchestrator.adapters.marketo import Marketo, Transport
+from orchestrator.adapters.mounts import network_file_system
 from orchestrator.adapters.render import write_report
+from orchestrator.adapters.salvage import Salvaged, Unreadable, salvage
 from orchestrator.caller import Caller
 from orchestrator.checks import CheckLine
 from orchestrator.config import Config
@@ -56,6 +58,7 @@ from orchestrator.core.values import ValueFinding, Values
 from orchestrator.core.verdicts import Answered
 from orchestrator.errors import (
     DoubtHeld,
+    LedgerUnusable,
     LoadBusy,
     Misconfigured,
     OrchestratorError,
@@ -188,7 +191,7 @@ async def load(
     world = world or World()
     clock = world.clock
     named = [str(source)] if isinstance(source, Path) else list(source)
-    with Ledger(config.ledger_path, connect=world.connect) as ledger:
+    with _ledger(config, world.connect) as ledger:
         begin = partial(_find_or_plan, config, ledger, named, options, clock, _interrupted(stop))
         found = await anyio.to_thread.run_sync(begin)
         if found.finished_at is not None:
@@ -210,7 +213,7 @@ async def resume(
     """Go on with an interrupted load: the one named (by the beginning of its id), else the newest."""
     world = world or World()
     clock = world.clock
-    with Ledger(config.ledger_path, connect=world.connect) as ledger:
+    with _ledger(config, world.connect) as ledger:
         unfinished = [known for known in ledger.loads() if known.finished_at is None]
         if load is not None:
             found = _known(ledger, load)
@@ -275,7 +278,7 @@ def _known_or_planned(
     while options.force and (earlier := ledger.load(identity(again))) is not None and earlier.finished_at is not None:
         again += 1
     number = identity(again)
-    report_dir = _report_folder((options.report_dir or config.report_dir / number).resolve())
+    report_dir = _report_folder(options.report_dir or config.report_dir / number)
     at = replace(at, path=str(source.keep(number)))
     new = Load(
         id=number,
@@ -312,8 +315,8 @@ def _known_again(ledger: Ledger, known: Load, source: intake.Source | None, opti
         at = SourceFile(str(path), stat.st_size, stat.st_mtime_ns, stat.st_ino)
         if at.path != known.source.path:  # the same rows from another file: the spool file of before is not needed
             intake.forget(ledger, known)
-    wanted = options.report_dir.resolve() if options.report_dir else Path(known.report_dir)
-    collected = str(_report_folder(wanted) / COLLECTED)
+    wanted = _report_folder(options.report_dir or Path(known.report_dir))
+    collected = str(wanted / COLLECTED)
     ledger.move_source(known.id, at, origin, str(wanted), collected)
     return replace(known, source=at, origin=origin, report_dir=str(wanted), collected_dir=collected)
 
@@ -321,12 +324,13 @@ def _known_again(ledger: Ledger, known: Load, source: intake.Source | None, opti
 def _report_folder(folder: Path) -> Path:
     """The report's folder, made before anything is sent."""
     try:
+        folder = folder.resolve()
         private_folder(folder)
         if not os.access(folder, os.W_OK | os.X_OK):
             raise PermissionError(errno.EACCES, "it cannot be written to")
-    except OSError as error:
+    except (OSError, RuntimeError) as error:
         raise Misconfigured(
-            f"report folder {folder}: {error.strerror}",
+            f"report folder {folder}: {_why(error)}",
             remedy="Name another with --report-dir or report.dir; nothing was sent.",
         ) from error
     return folder
@@ -543,7 +547,7 @@ def _planned(
     """fields: what the header is checked against, or why that cannot be done; None: it is not wanted."""
     paths = intake.paths_of(named)
     with intake.opened(config, paths, options.reading, options.format, lambda: None) as source:
-        _, planned = plan_file(
+        at, planned = plan_file(
             source.path,
             format=source.format,
             budget=config.limits.chunk_bytes,
@@ -554,7 +558,7 @@ def _planned(
         findings = [_rejected(source, row) for row in planned.rejected]
         values: list[ValueFinding] = []
         if check_values:
-            values = _values(source.path, planned, fields[0] if fields is not None else None)
+            values = _values(at, planned, fields[0] if fields is not None else None)
     if planned.rejected_rows > len(findings):
         findings.append(f"and {planned.rejected_rows - len(findings):,} more rows that cannot be sent")
     if planned.blank_lines:
@@ -566,7 +570,7 @@ def _planned(
         findings.append(f"column {value.column!r}: {value.rows:,} values: {value.reason} (rows {rows})")
     rows_per_s: float | None = None
     if config.ledger_path.exists():
-        with Ledger(config.ledger_path) as ledger:
+        with _ledger(config) as ledger:
             rows_per_s = ledger.rows_per_second(config.subscription_host)
     seconds = (planned.rows - planned.rejected_rows) / rows_per_s / 2 if rows_per_s else None
     polls = 2.0
@@ -590,12 +594,12 @@ def _header_findings(header: tuple[str, ...], fields: tuple[Described | None, st
     return [f"column {misfit.column!r}: {misfit.note}" for misfit in misfits(header, known, target)]
 
 
-def _values(path: Path, plan: Plan, known: Described | None) -> list[ValueFinding]:
+def _values(source: SourceFile, plan: Plan, known: Described | None) -> list[ValueFinding]:
     """What Marketo will probably not take, of the rows that would be sent. One pass; one chunk is in memory."""
     values = Values(plan.header.fields, known)
     header_bytes = plan.header.stop - plan.header.start
     for chunk in plan.chunks:
-        content = read_spans(path, plan.header, chunk.spans)[header_bytes:]
+        content = read_chunk(source, plan.header, chunk)[header_bytes:]
         values.feed((row.row, row.cells) for row in read_sent(content, chunk.spans, plan.format))
     return values.findings()
 
@@ -606,16 +610,21 @@ def status(config: Config, load: str | None = None) -> list[LoadStatus]:
         if load is not None:
             raise UnknownLoad(f"ledger {config.ledger_path} does not exist yet", remedy="Run a load first.")
         return []
-    with Ledger(config.ledger_path) as ledger:
+    with _ledger(config) as ledger:
         if load is None:
             return [_status(ledger, known) for known in ledger.loads()]
         known = _known(ledger, load)
         return [replace(_status(ledger, known), records=tuple(ledger.records(known.id)))]
 
 
+def export(config: Config, load: str | None = None) -> Iterator[Salvaged | Unreadable]:
+    """Everything that can be read of the ledger, also of one that is refused as damaged."""
+    return salvage(config.ledger_path, load)
+
+
 def report(config: Config, load: str) -> LoadResult:
     """Write the report of a load again from what the ledger holds."""
-    with Ledger(config.ledger_path) as ledger:
+    with _ledger(config) as ledger:
         known = _known(ledger, load)
         if known.finished_at is not None:
             return replace(_again(config, ledger, known, Clock().now()), already_finished=False)
@@ -701,10 +710,26 @@ def _lookup_column(target: Target) -> str | None:
 def _existing(source: Path) -> Path:
     try:
         return source.resolve(strict=True)
-    except OSError as error:
-        raise SourceMissing(
-            f"{source}: {error.strerror or 'cannot be read'}", remedy="Check the path of the source."
-        ) from error
+    except (OSError, RuntimeError) as error:
+        raise SourceMissing(f"{source}: {_why(error)}", remedy="Check the path of the source.") from error
+
+
+def _why(error: OSError | RuntimeError) -> str:
+    """Why a path leads nowhere. (Up to Python 3.12 symbolic links in a circle are a RuntimeError of pathlib's.)"""
+    if isinstance(error, OSError):
+        return error.strerror or "cannot be read"
+    return os.strerror(errno.ELOOP)
+
+
+def _ledger(config: Config, connect: Connect = connect) -> Ledger:
+    """The ledger, on a disk of this machine."""
+    path = config.ledger_path
+    if (kind := network_file_system(path)) is not None:
+        raise LedgerUnusable(
+            f"ledger {path}: it is on a network file system ({kind}), whose locks cannot be trusted",
+            remedy="Set state.ledger to a place on a local disk; sources and reports may stay where they are.",
+        )
+    return Ledger(path, connect=connect)
 
 
 def _known(ledger: Ledger, load: str) -> Load:

@@ -277,6 +277,14 @@ def _judge_failure(failure: Failed, kind: CallKind) -> Ruling:
     if 300 <= status < 400:
         remedy = "Redirects are never followed: set marketo.base_url to the address of the subscription."
         return Ruling(Verdict.GIVE_UP_LOAD, why, exit_code=78, remedy=remedy)
+    if status in (400, 401) and kind == "token":
+        return Ruling(
+            Verdict.GIVE_UP_LOAD,
+            f"the credentials ({why} from its identity service)",
+            exit_code=77,
+            remedy="Check marketo.client_id, marketo.client_secret and marketo.base_url: all three belong to one "
+            "subscription, and the API user's service must still exist in Marketo (Admin, LaunchPoint).",
+        )
     if status in (401, 403):
         return Ruling(Verdict.GIVE_UP_LOAD, why, exit_code=77, remedy="Check the client id, the secret and the role.")
     remedy = "Check marketo.base_url and the settings of [import]."

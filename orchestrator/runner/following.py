@@ -212,7 +212,7 @@ class Following:
             why = f"the {which} file has {records} rows where Marketo counted {rows}"
             if records >= rows:
                 why = f"the {which} file does not end with a line end: it may be cut"
-        elif ruling.verdict is Verdict.NOTHING_THERE and self._strikes.of(key, which) >= FILE_TRIES:
+        elif ruling.verdict is Verdict.NOTHING_THERE and self._is_missing(key, which):
             return None
         elif (verdict := self._strikes.verdict(key, ruling, self._clock.now())) is Verdict.GONE:
             raise _GoneError(ruling.why)
@@ -223,6 +223,11 @@ class Following:
         if isinstance(outcome, Saved) or ruling.verdict is Verdict.NOTHING_THERE:
             self._strikes.add(key, which, self._clock.now())
         raise _LaterError(why)
+
+    def _is_missing(self, key: ChunkKey, which: ResultFile) -> bool:
+        """Marketo counted rows and says that there is no file of them: often enough, and for long enough?"""
+        missing_s = self._clock.now() - self._strikes.since(key, which)
+        return self._strikes.of(key, which) >= FILE_TRIES and missing_s >= GONE_SPAN_S
 
 
 def _count_records(path: Path, load: Load) -> tuple[int, bool]:

@@ -9,7 +9,6 @@ When a chunk is offered is decided by `schedule`, what an answer means by `verdi
 
 from __future__ import annotations
 
-from pathlib import Path
 from random import Random
 
 import structlog
@@ -75,7 +74,7 @@ class Offering:
     async def _submit(self, action: Submit) -> None:
         load, books = self._load, self._books
         chunk = await books.ask(books.ledger.chunk, load.id, action.number)
-        content = ChunkBytes(Path(load.source.path), load.header, chunk)
+        content = ChunkBytes(load.source, load.header, chunk)
         offered: Standing | None = None
 
         async def ask(token: str) -> Outcome:

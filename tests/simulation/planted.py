@@ -268,6 +268,11 @@ def _() -> AbstractContextManager[Any]:
     return _judged(change)
 
 
+@planted("an unknown batch is believed gone within a minute")
+def _() -> AbstractContextManager[Any]:
+    return _judged(lambda ruling, _, __: replace(ruling, span_s=0.0))
+
+
 @planted("one failed question fails the batch")
 def _() -> AbstractContextManager[Any]:
     def change(ruling: Ruling, _: Outcome, kind: CallKind) -> Ruling:

@@ -71,6 +71,8 @@ class Scenario:
     """The n-th point of the first, second, ... life."""
     on_doubt: str
     list_id: int | None
+    amnesia: tuple[float, float] | None = None
+    """(from, until): Marketo says of every batch that it does not know it."""
     storage: float = 0.0
     """Share of commits that fail until the faults end."""
 
@@ -102,6 +104,8 @@ class Scenario:
             order=rng.choice(["input", "shuffled"]),
             keep_bodies=True,
         )
+        amnesia_at = rare.uniform(20.0, 600.0)
+        amnesia = (amnesia_at, amnesia_at + rare.uniform(60.0, 600.0)) if rare.random() < 0.2 else None
         if rare.random() < 0.04:  # a broken instance: whatever is sent fails
             settings.failing_jobs = frozenset(range(1, BATCHES_MAX))
         return cls(
@@ -127,6 +131,7 @@ class Scenario:
             on_doubt=rng.choice(["resend"] * 4 + ["stop"]),
             list_id=rng.choice([None, None, None, 1001]),
             storage=rng.choice([0.0, 0.0, 0.0, 0.01]),
+            amnesia=amnesia,
         )
 
 
@@ -268,6 +273,9 @@ class Simulation:
         while self._foreign and self._foreign[-1][0] <= now:
             at, count, seconds = self._foreign.pop()
             self.model.occupy(count, max(at, self.model.now), seconds)
+        if self.scenario.amnesia is not None:
+            begins, ends = self.scenario.amnesia
+            self.model.settings.batch_life = 0.0 if begins <= now < ends else 7 * DAY_S
         if now >= self.scenario.heal_at and self.model.faults.rates:
             self.model.faults.rates.clear()
             self.scenario.network.refuse = self.scenario.network.cut = 0.0
@@ -294,6 +302,8 @@ class Simulation:
         promise(all(r.standing.state in AT_REST for r in records), "every chunk comes to rest")
         given_up = [r for r in records if r.standing.state is State.REJECTED and r.chunk.rows > 1]
         promise(not given_up, "what can be sent is sent", *given_up)
+        lost = [r for r in records if r.standing.state is State.EXPIRED]
+        promise(not lost, "a batch that Marketo has is not given up", *lost)
         self._check_rows(records)
         self._check_sendings(records)
         self._check_isolation(records)

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator
 
 from orchestrator.adapters.sources.places import Places
 from orchestrator.adapters.sources.spool import BUFFER_BYTES, Spool
-from orchestrator.core.plan import BOM
+from orchestrator.core.header import BOM
 from orchestrator.errors import EmptySource, TooLargeUnpacked, UnknownEncoding, ValuesUnfit
 
 SUFFIXES = (".jsonl", ".ndjson", ".json")

@@ -23,6 +23,7 @@ from orchestrator.adapters.sources.inputs import Input, Interrupted
 from orchestrator.adapters.sources.places import Places
 from orchestrator.adapters.sources.spool import Spool
 from orchestrator.adapters.sources.tables import Tables
+from orchestrator.core.header import Head
 from orchestrator.core.model import Format, Origin, Original, Reading
 from orchestrator.core.origins import called
 from orchestrator.errors import ArchiveUnsound, FilesDiffer, SourceUnusable, UnclosedQuote, UnknownColumn
@@ -292,7 +293,7 @@ class _Merge:
     ) -> None:
         self._spool, self._renamed, self._places = spool, renamed, places
         self._format, self._told = format, format
-        self._first: tuple[text.Head, str] | None = None
+        self._first: tuple[Head, str] | None = None
         self._begun_at = 0
         """Where the rows of the file that is being added begin in the spool."""
         self._lines = self._quotes = 0
@@ -300,16 +301,16 @@ class _Merge:
 
     def add(self, name: str, inner: str, blocks: Iterator[bytes], *, counts_lines: bool) -> None:
         """One file. Raises FilesDiffer when it cannot follow those before it."""
-        head = text.head_of(blocks, name, inner, self._told)
+        before, head = text.head_of(blocks, name, inner, self._told)
         if self._first is None:
             self._first, self._format = (head, name), head.format
-            self._write(head.before + self._header(head, name))
+            self._write(before + self._header(head, name))
         else:
             first, first_name = self._first
             text.check_same(first, first_name, head, name)
             self._end_file(first_name)
         if counts_lines:
-            self._places.run(self._lines + 1, (head.before + head.raw).count(b"\n") + 1)
+            self._places.run(self._lines + 1, (before + head.raw).count(b"\n") + 1)
         self._begun_at, self._quotes = self._spool.size_bytes, 0
         self._first = (self._first[0], name)
         self._write(head.rest)
@@ -324,22 +325,22 @@ class _Merge:
     @property
     def fields(self) -> tuple[str, ...]:
         assert self._first is not None, "there is a first file"
-        return self._first[0].fields
+        return self._first[0].header.fields
 
-    def _header(self, head: text.Head, name: str) -> bytes:
+    def _header(self, head: Head, name: str) -> bytes:
         """The header under its new names."""
         if not self._renamed:
             return head.raw
         new_names = {old: new for new, old in self._renamed}
         for new, old in self._renamed:
-            if old not in head.fields:
+            if old not in head.header.fields:
                 raise UnknownColumn(
                     f"{name}: --map {new}={old}: there is no column {old!r}",
-                    remedy=f"There are: {', '.join(head.fields[:20])}.",
+                    remedy=f"There are: {', '.join(head.header.fields[:20])}.",
                 )
         line = io.StringIO(newline="")
         end = "\r\n" if head.raw.endswith(b"\r\n") else "\n"
-        names = [new_names.get(field, field) for field in head.fields]
+        names = [new_names.get(field, field) for field in head.header.fields]
         csv.writer(line, delimiter=head.format.delimiter, lineterminator=end).writerow(names)
         return line.getvalue().encode()
 

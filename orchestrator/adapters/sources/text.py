@@ -8,29 +8,16 @@ from __future__ import annotations
 
 import codecs
 import csv
-import io
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass
 from itertools import chain
 from typing import BinaryIO
 
+from orchestrator.core.header import HEADER_BYTES_MAX, Head, HeaderReader
 from orchestrator.core.model import Format
-from orchestrator.core.plan import BOM, HEADER_BYTES_MAX, format_of
-from orchestrator.errors import EmptySource, FilesDiffer, Misconfigured, UnclosedQuote, UnknownEncoding
+from orchestrator.errors import FilesDiffer, Misconfigured, UnknownEncoding
 
 UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
-
-
-@dataclass(frozen=True, slots=True)
-class Head:
-    """The header of a text: its columns, its bytes, and what came after it in the first block."""
-
-    fields: tuple[str, ...]
-    format: Format
-    before: bytes
-    raw: bytes
-    rest: bytes
 
 
 def codec_of(encoding: str | None, head: bytes) -> str | None:
@@ -105,50 +92,22 @@ def _with_last(blocks: Iterator[bytes]) -> Iterator[tuple[bool, bytes]]:
     yield True, b""
 
 
-def head_of(blocks: Iterator[bytes], name: str, inner: str, format: Format | None) -> Head:
-    """Reads as far as the header's end. inner: the name without its packing, for its suffix."""
-    data = b""
+def head_of(blocks: Iterator[bytes], name: str, inner: str, format: Format | None) -> tuple[bytes, Head]:
+    """Reads as far as the header's end: what stands before it, and the header.
+
+    inner: the name without its packing, for its suffix.
+    """
+    suffix = inner.lower().rpartition(".")[2]
+    by_suffix = Format.TSV if suffix == "tab" else Format(suffix) if suffix in list(Format) else None
+    reader = HeaderReader(format=format or by_suffix, name=name, lookup_field=None, budget=HEADER_BYTES_MAX)
+    before = b""
     for block in blocks:
-        data += block
-        start = _begin(data)
-        stop = _record_end(data, start)
-        if stop is not None:
-            return _head(data, start, stop, inner, format)
-        if len(data) > HEADER_BYTES_MAX + (1 << 20):
-            raise UnclosedQuote(
-                f"{name}: the header does not end within {HEADER_BYTES_MAX:,} bytes",
-                remedy="Close the quote in the header, or check the line ends of the file.",
-            )
-    start = _begin(data)
-    if start == len(data):
-        raise EmptySource(f"{name}: the file is empty", remedy="Nothing was sent; check how it was exported.")
-    return _head(data, start, len(data), inner, format)
-
-
-def _begin(data: bytes) -> int:
-    start = len(BOM) if data.startswith(BOM) else 0
-    while data[start : start + 1] in (b"\r", b"\n"):
-        start += 1
-    return start
-
-
-def _record_end(data: bytes, start: int) -> int | None:
-    at = start
-    while (end := data.find(b"\n", at)) >= 0:
-        if data.count(b'"', start, end) % 2 == 0:
-            return end + 1
-        at = end + 1
-    return None
-
-
-def _head(data: bytes, start: int, stop: int, inner: str, format: Format | None) -> Head:
-    text = data[start:stop].decode(errors="replace").rstrip("\r\n")
-    found = format or format_of(inner, text)
-    try:
-        fields = tuple(next(csv.reader(io.StringIO(text, newline=""), delimiter=found.delimiter)))
-    except csv.Error:  # a carriage return alone: the planner says so
-        fields = (text,)
-    return Head(fields, found, data[:start], data[start:stop], data[stop:])
+        before += block
+        if (head := reader.feed(block)) is not None:
+            break
+    else:
+        head = reader.finish()
+    return before[: head.header.start], head
 
 
 def check_same(first: Head, first_name: str, other: Head, name: str) -> None:
@@ -158,7 +117,7 @@ def check_same(first: Head, first_name: str, other: Head, name: str) -> None:
             f"{name} is {other.format} and {first_name} is {first.format}: files of one load have one format",
             remedy="Load them one by one, or say --format.",
         )
-    difference = _difference(first.fields, other.fields)
+    difference = _difference(first.header.fields, other.header.fields)
     if difference:
         raise FilesDiffer(
             f"{name} has other columns than {first_name}: {difference}; nothing was sent",
@@ -171,12 +130,8 @@ def _difference(first: tuple[str, ...], other: tuple[str, ...]) -> str:
         return ""
     parts = [f"it lacks {name!r}" for name in first if name not in other]
     parts += [f"it has {name!r} besides" for name in other if name not in first]
-    if not parts:
-        at = next(
-            (at for at, (a, b) in enumerate(zip(first, other, strict=False)) if a != b), min(len(first), len(other))
-        )
-        if at >= len(other) or at >= len(first):
-            return f"{len(other)} columns, not {len(first)}"
+    if not parts:  # no name stands twice in a header: the same ones stand in another order
+        at = next(at for at, (a, b) in enumerate(zip(first, other, strict=True)) if a != b)
         return f"column {at + 1} is {other[at]!r}, not {first[at]!r}"
     return ", ".join(parts[:5]) + (f" and {len(parts) - 5} more differences" if len(parts) > 5 else "")
 

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from orchestrator.adapters.sources import jsonlines
 from orchestrator.errors import EmptySource, TooLargeUnpacked, UnknownEncoding, ValuesUnfit
 
-KEYS = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=5)
+KEYS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=5).filter(str.strip)
+"""Names without a letter, or with NUL, are refused by whoever reads the header."""
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
 
 

@@ -109,7 +109,7 @@ def test_several_files_are_one_text_with_one_header(tmp_path: Path) -> None:
         ("email,m\nb,2\n", "it lacks 'n', it has 'm' besides"),
         ("n,email\n2,b\n", "column 1 is 'n', not 'email'"),
         ("email,n \nb,2\n", "it has 'n ' besides"),
-        ("email,n,n\nb,2,2\n", "3 columns, not 2"),
+        ("email,n,m\nb,2,2\n", "it has 'm' besides"),
     ],
 )
 def test_a_file_with_other_columns_is_named_with_the_difference(tmp_path: Path, other: str, difference: str) -> None:

@@ -194,7 +194,8 @@ def test_no_entity_can_be_declared(tmp_path: Path, attack: str) -> None:
 def test_bombs_end_at_the_limits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Unpacked XML, cells that stretch rows, columns and rows far out."""
     monkeypatch.setattr(module, "RATIO_FROM_BYTES", 1 << 20)
-    wide = sheet([(row, [None] * 4_000 + [text("x")]) for row in range(1, 20_000)])
+    header = (1, [text(f"c{at}") for at in range(4_001)])
+    wide = sheet([header, *((row, [None] * 4_000 + [text("x")]) for row in range(2, 20_000))])
     with pytest.raises(TooLargeUnpacked, match=f"more than {packed.RATIO_MAX} times"):
         spooled(tmp_path, workbook(tmp_path / "a.xlsx", {"L": wide}))
     spaces = sheet([(1, [text("email")])]) + b" " * 30_000_000
