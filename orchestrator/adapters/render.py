@@ -16,7 +16,7 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cache
 from importlib import resources
@@ -91,14 +91,17 @@ def write_report(
         several = load.origin is not None and len(load.origin.originals) > 1
         writer.writerow([*COLUMNS, *["source_file"] * several, *map(harmless, _columns(load.header.fields))])
         retry.buffer.write(_ended(source.header()))
-        for row in _rows(load, records(), list(rejected), source):
+        for found in _rows(load, records(), list(rejected), source):
+            row, source_file = _in_original(load, found)
             tally.rows += 1
             tally.reasons[row.kind, row.reason] += 1
             if row.kind != "warning":
                 tally.not_imported += 1
                 if len(tally.shown) < HTML_ROWS:
                     tally.shown.append(row)
-            at = _place(row, load)
+            at = _place(row)
+            if several:
+                at["source_file"] = source_file
             blanks = [""] * (len(load.header.fields) - len(row.cells))
             writer.writerow([harmless(cell) for cell in (*map(_text, at.values()), *row.cells, *blanks)])
             named = dict(zip(load.header.fields, row.cells, strict=False))
@@ -189,8 +192,8 @@ def _echoes(file: CollectedFile | None, load: Load) -> EchoFile | None:
         return None
 
 
-def _place(row: ReportRow, load: Load) -> dict[str, Any]:
-    told: dict[str, Any] = {
+def _place(row: ReportRow) -> dict[str, Any]:
+    return {
         "kind": row.kind,
         "reason": row.reason,
         "source_row": row.source_row,
@@ -199,13 +202,14 @@ def _place(row: ReportRow, load: Load) -> dict[str, Any]:
         "batch_id": row.batch_id,
         "attempt": row.attempt,
     }
-    if load.origin is not None:
-        original = None
-        if row.source_row is not None and row.source_line is not None:
-            original, told["source_line"] = place(load.origin, row.source_row, row.source_line)
-        if len(load.origin.originals) > 1:
-            told["source_file"] = None if original is None else called(load.origin.originals[original].path)
-    return told
+
+
+def _in_original(load: Load, row: ReportRow) -> tuple[ReportRow, str | None]:
+    """A row with its line in the user's own file, and that file's name."""
+    if load.origin is None or row.source_row is None or row.source_line is None:
+        return row, None
+    original, line = place(load.origin, row.source_row, row.source_line)
+    return replace(row, source_line=line), None if original is None else called(load.origin.originals[original].path)
 
 
 def _files(load: Load) -> list[dict[str, Any]]:

@@ -128,6 +128,18 @@ def test_several_files_are_one_load_and_the_report_names_file_and_line(tmp_path:
             assert next(csv.reader(file))[7] == "source_file"
 
 
+def test_the_place_of_a_row_is_that_of_the_user_s_own_file(tmp_path: Path) -> None:
+    """Also where a value has line ends and lines are blank: the spool file's lines are nobody's."""
+    lines = ['{"email":"a@x.de","notes":"one\\ntwo","leadScore":"1"}', "", '{"email":"b@x.de","leadScore":"ten"}']
+    (tmp_path / "a.jsonl").write_text("\n".join(lines))
+    with shop(tmp_path, quick()) as market:
+        assert market.run("load", "a.jsonl").code == 3
+        (row,) = market.report().rows
+        assert (row["source_row"], row["source_line"]) == (2, 3)
+        with (market.report().folder / "report.csv").open(encoding="utf-8", newline="") as file:
+            assert [place[2:4] for place in csv.reader(file)][1:] == [["2", "3"]]
+
+
 def killed(process: subprocess.Popen[str]) -> None:
     """Kill -9, and close its pipes."""
     process.kill()
