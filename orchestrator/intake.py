@@ -82,7 +82,7 @@ def is_in_place(paths: Sequence[str], reading: Reading) -> bool:
 
 def loads_of(ledger: Ledger, paths: Sequence[str], reading: Reading, interrupted: Interrupted) -> list[Load]:
     """The loads of these originals that the ledger knows, without converting anything."""
-    if STANDARD_INPUT in paths or not ledger.knows_spools():
+    if STANDARD_INPUT in paths or not ledger.knows_spools() or is_in_place(paths, reading):
         return []
     return ledger.loads_from(origin_sha256(sources.originals_of(paths, interrupted), reading))
 
