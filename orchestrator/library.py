@@ -30,6 +30,7 @@ from orchestrator.adapters.salvage import Salvaged, Unreadable, salvage
 from orchestrator.caller import Caller
 from orchestrator.checks import CheckLine
 from orchestrator.config import Config
+from orchestrator.core.expect import PROCESSORS, Speed, learn
 from orchestrator.core.fields import Described, misfits
 from orchestrator.core.lifecycle import AT_REST
 from orchestrator.core.locate import read_sent
@@ -41,21 +42,23 @@ from orchestrator.core.model import (
     LoadId,
     OnDoubt,
     Plan,
+    Priority,
     Reading,
     RejectedRow,
     Released,
+    Run,
     SourceFile,
     State,
     Target,
     Totals,
 )
 from orchestrator.core.origins import called, place, source_name
+from orchestrator.core.pace import ANSWERS_A_CHUNK
 from orchestrator.core.plan import load_id
 from orchestrator.core.report import exit_code as exit_code_of
 from orchestrator.core.report import totals as totals_of
 from orchestrator.core.schedule import Limits
 from orchestrator.core.values import ValueFinding, Values
-from orchestrator.core.verdicts import Answered
 from orchestrator.errors import (
     DoubtHeld,
     LedgerUnusable,
@@ -69,7 +72,8 @@ from orchestrator.errors import (
     TooManyRejected,
     UnknownLoad,
 )
-from orchestrator.runner.loop import Progress, Runner
+from orchestrator.runner.loop import Estimate, Progress, Runner
+from orchestrator.runner.quota import Quota
 
 log = structlog.get_logger()
 
@@ -92,6 +96,8 @@ class LoadOptions:
     """The report's own folder; None: `<report.dir>/<load id>`."""
     fail_on_warning: bool = False
     on_doubt: OnDoubt = "resend"
+    priority: Priority | None = None
+    """None: as it was, or normal."""
     max_wait_s: float | None = None
     max_rejected: int = 0
     force: bool = False
@@ -109,6 +115,8 @@ class LoadResult:
     """(kind, reason, rows), the commonest first."""
     doubts: int = 0
     seconds: float = 0.0
+    eta_error: float | None = None
+    """By which share the time that was foretold after a tenth of the rows was too long (or, below 0, too short)."""
     already_finished: bool = False
     """The load had finished before: nothing was sent, the report was written again."""
     stopped: OrchestratorError | None = None
@@ -126,6 +134,8 @@ class PlanSummary:
     load_id: LoadId
     calls: int
     """Calls of Marketo's daily quota it will probably cost."""
+    calls_left: int | None
+    """Calls that are left of it today; None when it was not asked, or Marketo did not say."""
     seconds: float | None
     """How long it will probably take, going by this subscription's past batches; None when there are none."""
     findings: tuple[str, ...]
@@ -142,6 +152,9 @@ class LoadStatus:
     chunks_by_state: Mapping[State, int]
     running: bool
     """A living process owns it now."""
+    run: Run | None = None
+    """What its run said last: what it waits for and when it will be done; of one that has ended, why it stopped
+    early."""
     records: tuple[ChunkRecord, ...] = ()
 
 
@@ -204,6 +217,7 @@ async def resume(
     load: str | None,
     *,
     on_doubt: OnDoubt | None = None,
+    priority: Priority | None = None,
     max_wait_s: float | None = None,
     fail_on_warning: bool = False,
     observer: Observer | None = None,
@@ -228,6 +242,7 @@ async def resume(
         options = LoadOptions(
             target=found.target,
             on_doubt=on_doubt or found.on_doubt,
+            priority=priority,
             max_wait_s=max_wait_s,
             fail_on_warning=fail_on_warning,
         )
@@ -297,6 +312,7 @@ def _known_or_planned(
         collected_dir=str(report_dir / COLLECTED),
         created_at=clock.now(),
         origin=source.origin,
+        priority=options.priority or "normal",
     )
     if not ledger.add_load(new, plan):  # another process planned it while we did
         taken = ledger.load(new.id)
@@ -398,6 +414,9 @@ async def _drive(
         if options.on_doubt != load.on_doubt:
             ledger.set_on_doubt(load.id, options.on_doubt)
             load = replace(load, on_doubt=options.on_doubt)
+        if options.priority is not None and options.priority != load.priority:
+            ledger.set_priority(load.id, options.priority)
+            load = replace(load, priority=options.priority)
         if options.on_doubt == "resend":
             for standing in ledger.held(load.id):
                 ledger.record(load.id, standing.number, Released(clock.now()))
@@ -405,7 +424,8 @@ async def _drive(
         structlog.contextvars.bind_contextvars(load=load.id)
         started_at = clock.now()
         async with _connected(config, world) as (marketo, caller):
-            calls_left = await _calls_left(config, marketo, caller)
+            quota = _quota(config, marketo, caller, clock)
+            await quota.ask(PATIENCE_S)  # nothing else, no signal either, is looked at meanwhile
             if caller.sound_at is not None and _is_new(ledger, load):
                 await _check_header(marketo, caller, ledger, load)
             runner = Runner(
@@ -416,7 +436,7 @@ async def _drive(
                 clock=clock,
                 rng=world.rng,
                 limits=_limits(config),
-                calls_left=calls_left,
+                quota=quota,
                 max_wait_s=options.max_wait_s,
                 observe=observer,
             )
@@ -427,7 +447,9 @@ async def _drive(
             stopped = await runner.run()
         interrupted = stop.exit_code if stop is not None else 0
         finish = partial(_finish, ledger, load, options, clock, stopped, interrupted)
-        return replace(await anyio.to_thread.run_sync(finish), seconds=clock.now() - started_at)
+        result = await anyio.to_thread.run_sync(finish)
+        now = clock.now()
+        return replace(result, seconds=now - started_at, eta_error=_eta_error(runner.estimate, now))
     finally:
         structlog.contextvars.unbind_contextvars("load")
         ownership.release()
@@ -451,6 +473,13 @@ async def _check_header(marketo: Marketo, caller: Caller, ledger: Ledger, load: 
                 remedy="Name the column as Marketo names the field, or set --lookup-field.",
             )
         log.warning("column.unfit", column=misfit.column, note=misfit.note)
+
+
+def _eta_error(estimate: Estimate | None, ended_at: float) -> float | None:
+    if estimate is None or ended_at <= estimate.at:
+        return None
+    took_s = ended_at - estimate.at
+    return round((estimate.ends_at - estimate.at - took_s) / took_s, 3)
 
 
 def _finish(
@@ -521,20 +550,24 @@ async def plan(
     world: World | None = None,
 ) -> PlanSummary:
     """The dry run: nothing is sent and nothing is kept. Works without Marketo too, and says so then."""
-    known, why = await _fields(config, options.target, world or World())
-    return await anyio.to_thread.run_sync(partial(_planned, config, named, options, (known, why), check_values))
+    known, why, left = await _asked(config, options.target, world or World())
+    planning = partial(_planned, config, named, options, (known, why), check_values)
+    return replace(await anyio.to_thread.run_sync(planning), calls_left=left)
 
 
-async def _fields(config: Config, target: Target, world: World) -> tuple[Described | None, str]:
-    """The fields that a header is checked against; None, and why, where they cannot be had."""
+async def _asked(config: Config, target: Target, world: World) -> tuple[Described | None, str, int | None]:
+    """The fields a header is checked against (None, and why, where they cannot be had), and the calls left today."""
     try:
         config.need_credentials()
     except Misconfigured as error:
-        return None, error.message
-    with anyio.move_on_after(PATIENCE_S):
-        async with _connected(config, world) as (marketo, caller):
-            return await checks.describe(marketo, caller, target)
-    return None, f"{config.subscription_host} did not answer within {PATIENCE_S:.0f} s"
+        return None, error.message, None
+    async with _connected(config, world) as (marketo, caller):
+        quota = _quota(config, marketo, caller, world.clock)
+        await quota.ask(PATIENCE_S)
+        if caller.sound_at is not None:
+            with anyio.move_on_after(PATIENCE_S):
+                return *await checks.describe(marketo, caller, target), quota.left()
+        return None, caller.trouble or f"{config.subscription_host} did not answer", quota.left()
 
 
 def _planned(
@@ -568,19 +601,17 @@ def _planned(
     for value in values:
         rows = ", ".join(f"{row:,}" for row in value.first_rows) + (", …" if value.rows > len(value.first_rows) else "")
         findings.append(f"column {value.column!r}: {value.rows:,} values: {value.reason} (rows {rows})")
-    rows_per_s: float | None = None
+    speed: Speed | None = None
     if config.ledger_path.exists():
         with _ledger(config) as ledger:
-            rows_per_s = ledger.rows_per_second(config.subscription_host)
-    seconds = (planned.rows - planned.rejected_rows) / rows_per_s / 2 if rows_per_s else None
-    polls = 2.0
-    if seconds is not None and planned.chunks:
-        polls += 2 * seconds / len(planned.chunks) / config.polling.min_interval
+            speed = learn(ledger.past(config.subscription_host))
+    seconds = (planned.rows - planned.rejected_rows) * speed.pace_row_s / PROCESSORS if speed else None
     return PlanSummary(
         source=source.name if source.spool else str(source.path),
         plan=planned,
         load_id=_identity(planned.fingerprint, planned.format, config, options.target)(0),
-        calls=round(len(planned.chunks) * (1 + polls)) + 2,
+        calls=round(len(planned.chunks) * (1 + ANSWERS_A_CHUNK)) + 1,
+        calls_left=None,
         seconds=seconds,
         findings=tuple(findings),
         values=tuple(values),
@@ -676,19 +707,9 @@ async def _connected(config: Config, world: World) -> AsyncIterator[tuple[Market
             await marketo.aclose()
 
 
-async def _calls_left(config: Config, marketo: Marketo, caller: Caller) -> int | None:
-    """Calls of today's quota that this load may use; None when Marketo does not say what was used."""
-    outcome: object = None
-    with anyio.move_on_after(PATIENCE_S):  # nothing else, no signal either, is looked at meanwhile
-        outcome, _ = await caller.call("other", lambda token: marketo.get(token, "/rest/v1/stats/usage.json"))
-    if not isinstance(outcome, Answered) or not outcome.success:
-        return None
-    match outcome.result:
-        case ({"total": int(used)}, *_):
-            left = config.limits.calls_per_day - config.limits.reserve_calls_per_day - used
-            log.info("quota.asked", used=used, left=left)
-            return left
-    return None
+def _quota(config: Config, marketo: Marketo, caller: Caller, clock: Clock) -> Quota:
+    limits = config.limits
+    return Quota(marketo, caller, clock, calls_per_day=limits.calls_per_day, reserve=limits.reserve_calls_per_day)
 
 
 def _limits(config: Config) -> Limits:
@@ -699,6 +720,7 @@ def _limits(config: Config) -> Limits:
         doubt_lease_s=config.limits.doubt_lease,
         min_interval_s=config.polling.min_interval,
         max_interval_s=config.polling.max_interval,
+        queue_depth=None if config.limits.queue_depth == "auto" else config.limits.queue_depth,
     )
 
 
@@ -787,4 +809,5 @@ def _status(ledger: Ledger, load: Load) -> LoadStatus:
         totals=totals_of(load, ledger.records(load.id)),
         chunks_by_state=ledger.chunks_by_state(load.id),
         running=locks.owner_of(ledger.path, load.id) is not None,
+        run=ledger.run_of(load.id),
     )

@@ -107,6 +107,9 @@ def parser() -> argparse.ArgumentParser:
     running = _Parser(add_help=False, allow_abbrev=False)
     running.add_argument("--fail-on-warning", action="store_true", help="exit with 4 when rows have warnings")
     running.add_argument("--on-doubt", choices=("resend", "stop"), help="what follows an upload whose answer was lost")
+    running.add_argument(
+        "--priority", choices=("low", "normal", "high"), help="among the loads of one subscription (default: normal)"
+    )
     running.add_argument("--max-wait", type=duration, metavar="DURATION", help="stop, resumable, after 90s, 15m, 2h")
     running.add_argument("--no-progress", action="store_true", help="no progress on stderr")
 
