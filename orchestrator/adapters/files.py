@@ -32,13 +32,23 @@ BLOCK_BYTES = 1 << 20
 
 
 def plan_file(
-    path: Path, *, format: Format | None, budget: int, lookup_field: str | None, keep_rejected: int
+    path: Path,
+    *,
+    format: Format | None,
+    budget: int,
+    lookup_field: str | None,
+    keep_rejected: int,
+    name: str | None = None,
 ) -> tuple[SourceFile, Plan]:
-    """Read a source once: what it is known by, and its chunks. Blocking; memory does not grow with the source."""
+    """Read a source once: what it is known by, and its chunks. Blocking; memory does not grow with the source.
+
+    name: what people call it, when not by the file's own name.
+    """
+    called = name or path.name
     with _opened(path) as (file, before):
         plan = plan_blocks(
             _blocks(path, file, before.st_size),
-            name=path.name,
+            name=called,
             source_bytes=before.st_size,
             format=format,
             budget=budget,

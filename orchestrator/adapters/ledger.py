@@ -40,16 +40,21 @@ from orchestrator.core.model import (
     LoadId,
     Offer,
     Offered,
+    Origin,
+    Original,
     Plan,
     Priority,
+    Reading,
     RejectedRow,
     Run,
     SourceFile,
     Span,
     Standing,
     State,
+    Stretch,
     Target,
 )
+from orchestrator.core.origins import origin_sha256
 from orchestrator.core.share import Wish
 from orchestrator.errors import LedgerFailing, LedgerLocked, LedgerUnusable, OrchestratorError
 
@@ -79,7 +84,7 @@ _FROM = "FROM chunks c LEFT JOIN offers o ON o.load_id = c.load_id AND o.chunk =
 _LOAD = (
     "id, subscription, source_path, source_bytes, source_mtime_ns, source_inode, source_sha256, format, "
     "header_start, header_stop, header_fields, target, budget, rows, rejected, chunks, on_doubt, report_dir, "
-    "collected_dir, created_at, finished_at, exit_code, priority"
+    "collected_dir, created_at, finished_at, exit_code, priority, origin"
 )
 
 
@@ -129,8 +134,9 @@ class Ledger:
         with self._transaction():
             if self._all("SELECT 1 FROM loads WHERE id = ?", load.id):
                 return False
+            origin, sha256 = _origin_columns(load.origin)
             self._db.execute(
-                f"INSERT INTO loads ({_LOAD}, list_id) VALUES ({', '.join('?' * 24)})",
+                f"INSERT INTO loads ({_LOAD}, list_id, origin_sha256) VALUES ({', '.join('?' * 26)})",
                 (
                     load.id,
                     load.subscription,
@@ -155,7 +161,9 @@ class Ledger:
                     load.finished_at,
                     load.exit_code,
                     load.priority,
+                    origin,
                     load.target.list_id,
+                    sha256,
                 ),
             )
             self._add_chunks(load.id, load.subscription, plan.chunks)
@@ -180,6 +188,15 @@ class Ledger:
         """Is there a load of a source of this size? (Then it is worth hashing the source before planning it.)"""
         return bool(self._all("SELECT 1 FROM loads WHERE source_bytes = ? LIMIT 1", size_bytes))
 
+    def loads_from(self, originals: str) -> list[Load]:
+        """The loads of a spool file made from these originals (their `origin_sha256`), the newest first."""
+        sql = f"SELECT {_LOAD} FROM loads WHERE origin_sha256 = ? ORDER BY created_at DESC, id"
+        return [_load(row) for row in self._all(sql, originals)]
+
+    def knows_spools(self) -> bool:
+        """Was any load made from a spool file? (Then it is worth hashing originals before reading them.)"""
+        return bool(self._all("SELECT 1 FROM loads WHERE origin_sha256 IS NOT NULL LIMIT 1"))
+
     def loads_under_way(self, subscription: str) -> list[Load]:
         """Loads with batches in Marketo, or with files of ended ones still to be saved, whoever owns them."""
         return [
@@ -192,13 +209,23 @@ class Ledger:
             )
         ]
 
-    def move_source(self, load_id: LoadId, source: SourceFile, report_dir: str, collected_dir: str) -> None:
+    def move_source(
+        self, load_id: LoadId, source: SourceFile, origin: Origin | None, report_dir: str, collected_dir: str
+    ) -> None:
         """The same content now stands elsewhere, or its report is wanted elsewhere. Collected files stay."""
         with self._transaction():
             self._db.execute(
                 "UPDATE loads SET source_path = ?, source_mtime_ns = ?, source_inode = ?, report_dir = ?, "
-                "collected_dir = ? WHERE id = ?",
-                (source.path, source.mtime_ns, source.inode, report_dir, collected_dir, load_id),
+                "collected_dir = ?, origin = ?, origin_sha256 = ? WHERE id = ?",
+                (
+                    source.path,
+                    source.mtime_ns,
+                    source.inode,
+                    report_dir,
+                    collected_dir,
+                    *_origin_columns(origin),
+                    load_id,
+                ),
             )
 
     def set_on_doubt(self, load_id: LoadId, on_doubt: str) -> None:
@@ -727,6 +754,26 @@ def _load(row: tuple[Any, ...]) -> Load:
         finished_at=row[20],
         exit_code=row[21],
         priority=row[22],
+        origin=_origin(row[23]),
+    )
+
+
+def _origin_columns(origin: Origin | None) -> tuple[str | None, str | None]:
+    if origin is None:
+        return None, None
+    return json.dumps(asdict(origin)), origin_sha256(origin.originals, origin.reading)
+
+
+def _origin(text: str | None) -> Origin | None:
+    if text is None:
+        return None
+    told = json.loads(text)
+    reading = told["reading"]
+    return Origin(
+        originals=tuple(Original(**original) for original in told["originals"]),
+        reading=Reading(**{**reading, "renamed": tuple((new, old) for new, old in reading["renamed"])}),
+        counted=told["counted"],
+        stretches=tuple(Stretch(**stretch) for stretch in told["stretches"]),
     )
 
 

@@ -16,7 +16,7 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cache
 from importlib import resources
@@ -27,6 +27,7 @@ import jinja2
 
 from orchestrator.core.locate import EchoFile, SentRow, read_echoes, read_sent
 from orchestrator.core.model import ChunkRecord, CollectedFile, Load, RejectedRow, Span, State, Totals
+from orchestrator.core.origins import called, place, source_name
 from orchestrator.core.report import ReportRow, account, rows_of_chunk, totals
 
 SCHEMA = 1
@@ -87,20 +88,24 @@ def write_report(
         lines = files.enter_context(_atomic(folder / "report.jsonl"))
         retry = files.enter_context(_atomic(folder / "retry.csv"))
         writer = csv.writer(table, lineterminator="\r\n")  # RFC 4180; with LF, a CR inside a value is not quoted
-        writer.writerow([*COLUMNS, *map(harmless, _columns(load.header.fields))])
+        several = load.origin is not None and len(load.origin.originals) > 1
+        writer.writerow([*COLUMNS, *["source_file"] * several, *map(harmless, _columns(load.header.fields))])
         retry.buffer.write(_ended(source.header()))
-        for row in _rows(load, records(), list(rejected), source):
+        for found in _rows(load, records(), list(rejected), source):
+            row, source_file = _in_original(load, found)
             tally.rows += 1
             tally.reasons[row.kind, row.reason] += 1
             if row.kind != "warning":
                 tally.not_imported += 1
                 if len(tally.shown) < HTML_ROWS:
                     tally.shown.append(row)
-            place = _place(row)
+            at = _place(row)
+            if several:
+                at["source_file"] = source_file
             blanks = [""] * (len(load.header.fields) - len(row.cells))
-            writer.writerow([harmless(cell) for cell in (*map(_text, place.values()), *row.cells, *blanks)])
+            writer.writerow([harmless(cell) for cell in (*map(_text, at.values()), *row.cells, *blanks)])
             named = dict(zip(load.header.fields, row.cells, strict=False))
-            lines.write(json.dumps({**place, "candidates": list(row.candidates), "row": named}, ensure_ascii=False))
+            lines.write(json.dumps({**at, "candidates": list(row.candidates), "row": named}, ensure_ascii=False))
             lines.write("\n")
             if row.kind == "failure":
                 if row.sent is not None:
@@ -199,17 +204,36 @@ def _place(row: ReportRow) -> dict[str, Any]:
     }
 
 
+def _in_original(load: Load, row: ReportRow) -> tuple[ReportRow, str | None]:
+    """A row with its line in the user's own file, and that file's name."""
+    if load.origin is None or row.source_row is None or row.source_line is None:
+        return row, None
+    original, line = place(load.origin, row.source_row, row.source_line)
+    return replace(row, source_line=line), None if original is None else called(load.origin.originals[original].path)
+
+
+def _files(load: Load) -> list[dict[str, Any]]:
+    """The user's own files; the source itself when it is one of them."""
+    if load.origin is None:
+        size_bytes, sha256 = load.fingerprint.size_bytes, load.fingerprint.sha256
+        return [{"name": source_name(load), "bytes": size_bytes, "sha256": sha256}]
+    return [
+        {"name": called(original.path), "bytes": original.size_bytes, "sha256": original.sha256}
+        for original in load.origin.originals
+    ]
+
+
 def _text(value: Any) -> str:
     return "" if value is None else str(value)
 
 
 def _columns(fields: Sequence[str]) -> list[str]:
     """The source's columns under names that no column of ours has, and no other of the source's."""
-    taken = {*COLUMNS, *fields}
+    taken = {*COLUMNS, "source_file", *fields}
     names: list[str] = []
     for name in fields:
         unique = name
-        while unique in COLUMNS or (unique != name and unique in taken):
+        while unique in (*COLUMNS, "source_file") or (unique != name and unique in taken):
             unique = f"source.{unique}"
         taken.add(unique)
         names.append(unique)
@@ -374,7 +398,8 @@ def _summary(
         "schema": SCHEMA,
         "load_id": load.id,
         "source": {
-            "name": Path(load.source.path).name,
+            "name": source_name(load),
+            "files": _files(load),
             "bytes": load.fingerprint.size_bytes,
             "sha256": load.fingerprint.sha256,
             "rows": load.rows,

@@ -7,7 +7,6 @@ import os
 import signal
 import sys
 from collections.abc import Awaitable, Callable
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -28,7 +27,7 @@ from orchestrator.cli.output import (
 )
 from orchestrator.cli.progress import watching
 from orchestrator.config import Config, load_config
-from orchestrator.core.model import Format
+from orchestrator.core.model import Format, Reading
 from orchestrator.errors import OrchestratorError
 from orchestrator.library import LoadOptions, LoadResult, Observer, StopRequest
 
@@ -68,8 +67,9 @@ def _dispatch(options: argparse.Namespace, output: Output) -> int:
         case "resume":
             return _resume(options, output, config)
         case "plan":
-            summary = library.plan(config, Path(options.source), _load_options(options, config))
-            show_plan(output, replace(summary, calls_left=anyio.run(library.calls_left, config)))
+            wanted = _load_options(options, config)
+            planning = partial(library.plan, config, options.source, wanted, check_values=options.check_values)
+            show_plan(output, anyio.run(planning))
             return 0
         case "status":
             show_status(output, library.status(config, options.load), named=options.load is not None)
@@ -81,8 +81,7 @@ def _dispatch(options: argparse.Namespace, output: Output) -> int:
             return show_export(library.export(config, options.load))
         case "check":
             config.need_credentials()
-            source = Path(options.source) if options.source else None
-            lines = anyio.run(partial(library.check, config, source, _load_options(options, config)))
+            lines = anyio.run(partial(library.check, config, options.source, _load_options(options, config)))
             return show_check(output, lines)
         case _:
             return _config_show(output, config)
@@ -114,6 +113,12 @@ def _load_options(options: argparse.Namespace, config: Config) -> LoadOptions:
     return LoadOptions(
         target=config.target(),
         format=Format(options.format) if options.format else None,
+        reading=Reading(
+            encoding=options.encoding,
+            sheet=options.sheet,
+            query=options.query,
+            renamed=tuple(options.map),
+        ),
         report_dir=Path(report_dir) if report_dir else None,
         fail_on_warning=getattr(options, "fail_on_warning", False),
         on_doubt=getattr(options, "on_doubt", None) or "resend",
@@ -126,11 +131,11 @@ def _load_options(options: argparse.Namespace, config: Config) -> LoadOptions:
 
 def _load(options: argparse.Namespace, output: Output, config: Config) -> int:
     config.need_credentials()
-    source, wanted = Path(options.source), _load_options(options, config)
+    wanted = _load_options(options, config)
     return _drive(
         options,
         output,
-        lambda observer, stop: library.load(config, source, wanted, observer=observer, stop=stop),
+        lambda observer, stop: library.load(config, options.source, wanted, observer=observer, stop=stop),
     )
 
 

@@ -18,10 +18,12 @@ from datetime import UTC, datetime
 from typing import Any, TextIO
 
 from orchestrator.adapters.salvage import Salvaged, Unreadable
+from orchestrator.checks import CheckLine
 from orchestrator.core.model import Format
+from orchestrator.core.origins import source_path
 from orchestrator.core.verdicts import without_addresses
 from orchestrator.errors import DoubtHeld, LedgerUnusable, OrchestratorError
-from orchestrator.library import CheckLine, LoadResult, LoadStatus, PlanSummary
+from orchestrator.library import LoadResult, LoadStatus, PlanSummary
 from orchestrator.runner.loop import Progress
 
 SCHEMA = 1
@@ -173,6 +175,7 @@ def show_plan(output: Output, summary: PlanSummary) -> None:
         calls_left=summary.calls_left,
         seconds=summary.seconds,
         findings=list(summary.findings),
+        values=[asdict(value) for value in summary.values],
     )
     lines = [
         ("source", str(summary.source)),
@@ -214,7 +217,7 @@ def show_status(output: Output, statuses: list[LoadStatus], *, named: bool) -> N
                 f"{totals.imported:,}",
                 f"{totals.failed:,}",
                 f"{totals.unsent + totals.unknown:,}",
-                status.load.source.path,
+                source_path(status.load),
             )
         )
     output.data(table(rows, right=(2, 3, 4, 5)))
@@ -273,7 +276,7 @@ def status_object(status: LoadStatus) -> Mapping[str, Any]:
         "load_id": status.load.id,
         "state": state_of(status).split()[0],
         "exit_code": status.load.exit_code,
-        "source": status.load.source.path,
+        "source": source_path(status.load),
         "totals": asdict(status.totals),
         "chunks": {str(state): count for state, count in status.chunks_by_state.items()},
         "report_dir": status.load.report_dir,

@@ -145,6 +145,52 @@ class SourceFile:
 
 
 @dataclass(frozen=True, slots=True)
+class Original:
+    """A file of the user, as it was when it was made into a spool file. `path` is "-" for standard input."""
+
+    path: str
+    size_bytes: int
+    mtime_ns: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """How originals are to be read, where the user said so."""
+
+    encoding: str | None = None
+    sheet: str | None = None
+    query: str | None = None
+    """SQL over a table named `source`."""
+    renamed: tuple[tuple[str, str], ...] = ()
+    """(new name, old name) of columns."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stretch:
+    """A run of the spool that stands in one original, back to back.
+
+    first: its first line of the spool (its first row, where originals are counted in rows). shift: what to add to a
+    line (or row) of the spool to have the line of the original.
+    """
+
+    first: int
+    original: int
+    shift: int
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """What a spool file was made from, and where its rows stand there."""
+
+    originals: tuple[Original, ...]
+    reading: Reading
+    counted: Literal["lines", "rows", "not"] = "lines"
+    """What stretches count; "not": a query's rows stand nowhere."""
+    stretches: tuple[Stretch, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Load:
     """One source on its way into one subscription with one set of import settings."""
 
@@ -167,6 +213,8 @@ class Load:
     finished_at: float | None = None
     exit_code: int | None = None
     priority: Priority = "normal"
+    origin: Origin | None = None
+    """What the source was made from, when `source` is a spool file."""
 
 
 @dataclass(frozen=True, slots=True)

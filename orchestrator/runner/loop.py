@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from random import Random
 
 import anyio
@@ -35,6 +34,7 @@ from orchestrator.core.model import (
     State,
     Submit,
 )
+from orchestrator.core.origins import source_name
 from orchestrator.core.schedule import ChunkKey, Decision, Limits, View, in_marketo, next_actions
 from orchestrator.core.share import HEARD_OF_S
 from orchestrator.errors import MaxWaitOver, OrchestratorError, Unreachable
@@ -377,7 +377,7 @@ class Runner:
         self._observe(
             Progress(
                 load_id=self._load.id,
-                source_name=Path(self._load.source.path).name,
+                source_name=source_name(self._load),
                 now=now,
                 started_at=self._started_at,
                 rows=self._load.rows,

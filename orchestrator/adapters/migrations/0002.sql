@@ -57,3 +57,10 @@ CREATE TABLE runs (
     heard_at      REAL NOT NULL,           -- when the run last said so: a dead one falls silent
     ended         INTEGER NOT NULL         -- 1: the run is over; waiting_for then says why it stopped early
 );
+
+-- A source may be a spool file, made from the user's own files: what they were, and how they were read.
+
+ALTER TABLE loads ADD COLUMN origin TEXT;         -- JSON object; NULL: the source is the user's own file
+ALTER TABLE loads ADD COLUMN origin_sha256 TEXT;  -- of the content of the files and how they were read
+
+CREATE INDEX loads_by_origin ON loads (origin_sha256) WHERE origin_sha256 IS NOT NULL;
