@@ -136,7 +136,7 @@ class Ledger:
                 return False
             origin, sha256 = _origin_columns(load.origin)
             self._db.execute(
-                f"INSERT INTO loads ({_LOAD}, list_id, origin_sha266) VALUES ({', '.join('?' * 26)})",
+                f"INSERT INTO loads ({_LOAD}, list_id, origin_sha256) VALUES ({', '.join('?' * 26)})",
                 (
                     load.id,
                     load.subscription,
