@@ -431,7 +431,7 @@ async def _drive(
 ) -> LoadResult:
     """Own the load, run it, and write its report."""
     clock = world.clock
-    owned = ownership or await anyio.to_thread.run_sync(_own, ledger, load)
+    owned = ownership if ownership is not None else await anyio.to_thread.run_sync(_own, ledger, load)
     try:
         if options.on_doubt != load.on_doubt:
             ledger.set_on_doubt(load.id, options.on_doubt)
