@@ -43,6 +43,7 @@ from orchestrator.core.model import (
     Totals,
 )
 from orchestrator.core.plan import load_id
+from orchestrator.core.reasons import ReasonCount
 from orchestrator.core.report import exit_code as exit_code_of
 from orchestrator.core.report import totals as totals_of
 from orchestrator.core.schedule import Limits
@@ -92,8 +93,8 @@ class LoadResult:
     totals: Totals
     exit_code: int
     report_dir: Path
-    reasons: tuple[tuple[str, str, int], ...] = ()
-    """(kind, reason, rows), the commonest first."""
+    reasons: tuple[ReasonCount, ...] = ()
+    """The commonest first."""
     doubts: int = 0
     seconds: float = 0.0
     already_finished: bool = False
