@@ -4,7 +4,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
 .ONESHELL:
-.PHONY: help demo load test check bench sim lock clean
+.PHONY: help demo load test check bench sim screenshots lock clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -39,6 +39,9 @@ bench: $(VENV)/.ok ## speeds beside other tools, as ratios measured in one run
 
 sim: $(VENV)/.ok ## whole loads under faults and crashes: make sim SEEDS=10000 (or 5000-6000), make sim SEED=17 for one
 	$(BIN)/python tests/simulation/run.py $(if $(SEED),$(SEED) aloud,$(SEEDS))
+
+screenshots: $(VENV)/.ok ## pictures of the report's page, in demo/screenshots (needs a Chromium)
+	$(BIN)/python tests/e2e/screenshots.py demo/screenshots
 
 lock: ## write requirements.lock again from pyproject.toml (needs uv)
 	uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --quiet --extra dev pyproject.toml -o requirements.lock

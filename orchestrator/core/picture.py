@@ -10,6 +10,7 @@ from __future__ import annotations
 from array import array
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Literal
 
 from orchestrator.core.model import Offer, Totals
@@ -108,7 +109,8 @@ class TimeLine:
         importing = max(accepted, offer.importing_first_at) if offer.importing_first_at is not None else float("nan")
         self._times.extend((offer.offered_at, accepted, importing, ended, rows))
         self.starts_at = min(self.starts_at, offer.offered_at)
-        self.ends_at = max([self.ends_at, accepted, *(at for at in (importing, ended) if at == at)])
+        last = ended if ended == ended else importing if importing == importing else accepted
+        self.ends_at = max(self.ends_at, last)
 
     def __len__(self) -> int:
         return len(self._times) // 5
@@ -119,15 +121,22 @@ class TimeLine:
         return max(0.0, self.ends_at - self.starts_at) if len(self) else 0.0
 
     def lanes(self, count: int) -> list[Lane]:
-        """The first batches, in the order they were added."""
-        lanes: list[Lane] = []
-        for offered, accepted, importing, ended, _ in self._batches():
-            if len(lanes) == count:
-                break
-            until = self.ends_at if ended != ended else ended
-            begun = until if importing != importing else min(importing, until)
-            lanes.append(Lane(self._bar(offered, accepted), self._bar(accepted, begun), self._bar(begun, until)))
-        return lanes
+        """The first batches, in the order they were added; WIDTH is the time in which they were under way."""
+        shown = [
+            (offered, accepted, min(importing, until) if importing == importing else until, until)
+            for offered, accepted, importing, ended, _ in islice(self._batches(), count)
+            for until in [ended if ended == ended else self.ends_at]
+        ]
+        starts_at, ends_at = min((one[0] for one in shown), default=0), max((one[3] for one in shown), default=0)
+        scale = WIDTH / (ends_at - starts_at) if ends_at > starts_at else 0.0
+
+        def bar(start: float, stop: float) -> tuple[float, float]:
+            return (start - starts_at) * scale, (stop - start) * scale
+
+        return [
+            Lane(bar(offered, accepted), bar(accepted, begun), bar(begun, until))
+            for offered, accepted, begun, until in shown
+        ]
 
     def curves(self) -> Curves | None:
         """None when no time has passed."""
@@ -173,12 +182,6 @@ class TimeLine:
 
     def _bin(self, at: float) -> float:
         return (at - self.starts_at) / self.seconds * BINS
-
-    def _bar(self, start: float, stop: float) -> tuple[float, float]:
-        if self.seconds <= 0:
-            return 0.0, WIDTH if stop > start else 0.0
-        x = (start - self.starts_at) / self.seconds * WIDTH
-        return x, max(0.0, (stop - start) / self.seconds * WIDTH)
 
 
 class _Coverage:

@@ -81,7 +81,9 @@ def _look() -> _Look:
         files.joinpath(f"report.{suffix}").read_text(encoding="utf-8") for suffix in ("css", "js", "html.jinja")
     )
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    environment.filters.update(number=_number, percent=_percent, when=_when, span=_span, bytes=_bytes, cut=_cut)
+    environment.filters.update(
+        number=_number, percent=_percent, rate=_rate, when=_when, span=_span, bytes=_bytes, cut=_cut
+    )
     policy = f"default-src 'none'; style-src '{_hash(style)}'; script-src '{_hash(script)}'; "
     return _Look(
         environment.from_string(page),
@@ -144,23 +146,22 @@ def write_page(
 
 def verdict_of(totals: Totals, stopped: str) -> Verdict:
     """The load in a word and a sentence."""
-    lost = totals.rows - totals.imported
+    lost, unknown = totals.failed + totals.rejected + totals.unsent, totals.unknown
     warned = f", {_number(totals.warned)} of them with a warning" if totals.warned else ""
     if stopped:
-        sentence = f"{_number(totals.imported)} of {_rows(totals.rows)} are imported so far; it stopped: {stopped}."
+        sentence = f"{_number(totals.imported)} of {_rows(totals.rows)} are imported so far. It stopped: {stopped}."
         return Verdict("Not finished", sentence, "bad")
-    if not totals.rows:
-        return Verdict("Empty", "There was no row to import.", "")
-    if not lost:
+    if not lost and not unknown:
         sentence = "The row is" if totals.rows == 1 else f"All {_rows(totals.rows)} are"
         return Verdict("Everything is imported", f"{sentence} imported{warned}.", "good")
-    sentence = f"{_number(totals.imported)} of {_rows(totals.rows)} are imported{warned}; {_number(lost)} are not"
-    sentence += " for sure" if totals.unknown and totals.unknown == lost else ""
-    sentence += ". Each of them is in report.csv with its reason"
-    sentence += ", and the failed ones are in retry.csv, ready to be mended and loaded again." if totals.failed else "."
-    if not totals.imported:
-        return Verdict("Nothing is imported", sentence, "bad")
-    return Verdict("Some rows are not imported", sentence, "")
+    sentence = f"{_number(totals.imported)} of {_rows(totals.rows)} are imported{warned}."
+    if lost:
+        sentence += f" {_number(lost)} are not: each of them is in report.csv with its reason"
+        sentence += ", and the failed ones are in retry.csv, to be mended and loaded again." if totals.failed else "."
+    if unknown:
+        sentence += f" Of {_number(unknown)}, which were sent, Marketo does not say what became of them."
+    word = "Some rows are not imported" if totals.imported else "Nothing is imported"
+    return Verdict(word, sentence, "" if totals.imported else "bad")
 
 
 def target_text(target: Target) -> str:
@@ -242,6 +243,11 @@ def _percent(share: float) -> str:
         return "over 99.9 %"
     text = f"{100 * share:.1f}".removesuffix(".0")
     return f"{text} %"
+
+
+def _rate(rows_per_s: float) -> str:
+    number = f"{rows_per_s:,.0f}" if rows_per_s >= 10 else f"{rows_per_s:.2g}"
+    return f"{number} rows a second"
 
 
 def _when(text: str | None) -> str:

@@ -14,7 +14,7 @@ from pathlib import Path
 from tempfile import SpooledTemporaryFile
 from typing import Any, TextIO
 
-from orchestrator.core.model import ChunkRecord, Load, Offer, Totals
+from orchestrator.core.model import ChunkRecord, Load, Offer, State, Totals
 from orchestrator.core.picture import TimeLine
 from orchestrator.core.reasons import ColumnCount, ReasonCount
 from orchestrator.core.report import account
@@ -152,6 +152,9 @@ def _look_at(record: ChunkRecord, digest: Digest) -> list[dict[str, Any]]:
     chunk, batches = record.chunk, []
     if discrepancy := account(record).discrepancy:
         digest.note(f"chunk {chunk.number}: {discrepancy}")
+    if record.standing.state in (State.EXPIRED, State.HELD):
+        rows = f"rows {chunk.first_row:,} to {chunk.last_row:,}"
+        digest.note(f"chunk {chunk.number} ({rows}): what became of it is not known: {record.standing.why}")
     for offer in record.offers:
         if offer.lost_at is not None:
             digest.doubts.append(
