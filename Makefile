@@ -36,6 +36,7 @@ check: $(VENV)/.ok ## format, lint, types, layers, docs
 bench: $(VENV)/.ok ## speeds beside other tools, as ratios measured in one run
 	$(BIN)/python benchmarks/plan.py
 	$(BIN)/python benchmarks/load.py
+	$(BIN)/python benchmarks/report.py
 
 sim: $(VENV)/.ok ## whole loads under faults and crashes: make sim SEEDS=10000 (or 5000-6000), make sim SEED=17 for one
 	$(BIN)/python tests/simulation/run.py $(if $(SEED),$(SEED) aloud,$(SEEDS))

@@ -17,13 +17,15 @@ from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Literal
+from unittest.mock import patch
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from report_case import a_case
 
-from orchestrator.adapters.render import COLUMNS, FORMULA_STARTS, harmless
+from orchestrator.adapters.render.tables import COLUMNS, FORMULA_STARTS, harmless
+from orchestrator.core import report
 from orchestrator.core.model import ChunkRecord, Counts, State
 
 NAMES = {"report.csv", "report.jsonl", "report.json", "report.html", "retry.csv"}
@@ -107,6 +109,61 @@ def test_no_cell_of_the_table_runs_and_none_of_the_lines_is_altered(tmp_path: Pa
     assert [line["row"] for line in lines] == [dict(zip(header, record, strict=True)) for record in records]
     assert {line["reason"] for line in lines} == {"=bad()"}
     assert list(csv.reader(io.StringIO(case.read("retry.csv").decode(), newline=""))) == [header, *records]
+
+
+VALUES = ["", "a", "b", "=1", "+1", "a,b", "a;b", "a\tb", "\tc"]
+VALUES += ["back\\slash", 'say "a"', "two\nlines", "é😀", "\x07bell", "%s"]
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    rows=st.lists(st.lists(st.sampled_from(VALUES), min_size=3, max_size=3), min_size=1, max_size=12),
+    name=st.sampled_from(["leads.csv", "leads.tsv", "leads.ssv"]),
+    quoting=st.sampled_from([csv.QUOTE_MINIMAL, csv.QUOTE_ALL]),
+    line_end=st.sampled_from(["\n", "\r\n"]),
+    ended=st.booleans(),
+    header=st.sampled_from([["email", "b", "100%"], ["reason", "email", "c"]]),
+    data=st.data(),
+)
+def test_rows_written_many_at_once_are_the_same_bytes_as_one_by_one(
+    tmp_path: Path,
+    rows: list[list[str]],
+    name: str,
+    quoting: Literal[0, 1],
+    line_end: str,
+    ended: bool,
+    header: list[str],
+    data: st.DataObject,
+) -> None:
+    """Nearly all rows take the fast way; the other one is the easier to believe."""
+    delimiter = {"leads.csv": ",", "leads.tsv": "\t", "leads.ssv": ";"}[name]
+
+    def text(records: list[list[str]], end: str) -> str:
+        out = io.StringIO(newline="")
+        csv.writer(out, delimiter=delimiter, quoting=quoting, lineterminator=end).writerows(records)
+        return out.getvalue()
+
+    content = text([header, *rows], line_end)
+    content = content if ended else content.removesuffix(line_end)
+    case = a_case(tmp_path, content.replace("two\nlines", f"two{line_end}lines").encode(), name, budget=100_000)
+    if not case.plan.chunks:
+        return
+    kinds = [data.draw(st.sampled_from(["failure", "warning", ""])) for _ in rows]
+    named = {
+        kind: text(
+            [[*row, f"{kind} 100%, {row[0]}"] for row, one in zip(rows, kinds, strict=True) if one == kind], "\n"
+        )
+        for kind in ("failure", "warning")
+    }
+    failed, warned = kinds.count("failure"), kinds.count("warning")
+    failed = min(failed, case.plan.chunks[0].rows)
+    counts = Counts(case.plan.chunks[0].rows - failed, failed, warned)
+    case.settle(1, failures=named["failure"], warnings=named["warning"], counts=counts)
+    case.write()
+    with patch.object(report, "read_texts", lambda *_: None):
+        case.write("slow")
+    for file in ("report.csv", "report.jsonl", "retry.csv"):
+        assert case.read(file) == (tmp_path / "slow" / file).read_bytes(), file
 
 
 def test_rejected_rows_stand_where_they_stand_in_the_source(tmp_path: Path) -> None:

@@ -9,26 +9,21 @@ Blocking: call it in a worker thread. Which row stands where is decided by `core
 
 from __future__ import annotations
 
-import csv
-import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO
 
 from orchestrator.adapters.render.page import ROWS, write_page
 from orchestrator.adapters.render.source import SourceBytes
 from orchestrator.adapters.render.summary import head_of, write_summary
-from orchestrator.core.locate import EchoFile, read_echoes
+from orchestrator.adapters.render.tables import Tables
 from orchestrator.core.model import ChunkRecord, CollectedFile, Load, RejectedRow, State, Totals
 from orchestrator.core.reasons import ReasonCount, Reasons, by_column
-from orchestrator.core.report import ReportRow, rows_of_chunk, totals
-
-COLUMNS = ("kind", "reason", "source_row", "source_line", "chunk", "batch_id", "attempt")
-FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\0")
-"""A spreadsheet takes a cell that begins so for a formula (OWASP ASVS 1.2.10)."""
+from orchestrator.core.report import Kind, PlainRun, ReportRow, entries_of_chunk, totals
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +47,7 @@ class _Tally:
 
     def __init__(self, header: Sequence[str]) -> None:
         self.reasons = Reasons(header)
-        self.rows = self.retry_missing = 0
+        self.rows = 0
         self._lost: list[ReportRow] = []
         self._warned: list[ReportRow] = []
 
@@ -62,6 +57,15 @@ class _Tally:
         shown = self._warned if row.kind == "warning" else self._lost
         if len(shown) < ROWS:
             shown.append(row)
+
+    def add_run(self, run: PlainRun, counts: Iterable[tuple[Kind, str, int, int]]) -> None:
+        for kind, reason, first, rows in counts:
+            self.rows += rows
+            self.reasons.add(kind, reason, first, rows)
+        for shown, warned in ((self._lost, False), (self._warned, True)):
+            if len(shown) < ROWS:
+                hits = (hit for hit in run.hits if (hit[1] == "warning") == warned)
+                shown.extend(map(run.row, islice(hits, ROWS - len(shown))))
 
     def shown(self) -> list[ReportRow]:
         return (self._lost + self._warned)[:ROWS]
@@ -91,25 +95,16 @@ def write_report(
         table = files.enter_context(_atomic(folder / "report.csv"))
         lines = files.enter_context(_atomic(folder / "report.jsonl"))
         retry = files.enter_context(_atomic(folder / "retry.csv"))
-        writer = csv.writer(table, lineterminator="\r\n")  # RFC 4180; with LF, a CR inside a value is not quoted
-        writer.writerow([*COLUMNS, *map(harmless, _columns(load.header.fields))])
-        retry.buffer.write(_ended(source.header()))
-        for row in _rows(load, records(), list(rejected), source):
-            tally.add(row)
-            place = _place(row)
-            blanks = [""] * (len(load.header.fields) - len(row.cells))
-            writer.writerow([harmless(cell) for cell in (*map(_text, place.values()), *row.cells, *blanks)])
-            named = dict(zip(load.header.fields, row.cells, strict=False))
-            lines.write(json.dumps({**place, "candidates": list(row.candidates), "row": named}, ensure_ascii=False))
-            lines.write("\n")
-            if row.kind == "failure":
-                if row.sent is not None:
-                    retry.buffer.write(_ended(source.bytes_of(row.sent)))
-                else:
-                    tally.retry_missing += 1
+        tables = Tables(load, source, table, lines, retry.buffer)
+        for entry in _entries(load, records(), list(rejected), source):
+            if isinstance(entry, PlainRun):
+                tally.add_run(entry, tables.write_run(entry))
+            else:
+                tables.write(entry)
+                tally.add(entry)
     notes = list(source.notes)
-    if tally.retry_missing:
-        notes.append(f"{tally.retry_missing} failed rows could not be found in the source and are not in retry.csv")
+    if tables.retry_missing:
+        notes.append(f"{tables.retry_missing} failed rows could not be found in the source and are not in retry.csv")
     reasons = tally.reasons.counts()
     columns = by_column(reasons)
     head = head_of(load, sums, reasons, columns, calls, (started_at, finished_at), exit_code, stopped)
@@ -131,36 +126,38 @@ def write_report(
     return Written(folder, sums, reasons, tally.rows, tuple(digest.notes), digest.undecoded, len(digest.doubts))
 
 
-def harmless(cell: str) -> str:
-    """A cell that no spreadsheet runs: an apostrophe before what would begin a formula."""
-    return "'" + cell if cell.startswith(FORMULA_STARTS) else cell
-
-
 # --- rows ---------------------------------------------------------------------------------------------
 
 
-def _rows(
+def _entries(
     load: Load, records: Iterable[ChunkRecord], rejected: list[RejectedRow], source: SourceBytes
-) -> Iterator[ReportRow]:
+) -> Iterator[ReportRow | PlainRun]:
     """All rows of the report in the order of the source; rejected rows where they fall."""
     rejected.sort(key=lambda row: row.row, reverse=True)
-    key = _key_of(load)
+
+    def due(before: int) -> Iterator[RejectedRow]:
+        while rejected and rejected[-1].row < before:
+            yield rejected.pop()
+
     for record in records:
-        while rejected and rejected[-1].row < record.chunk.first_row:
-            yield _rejected_row(rejected.pop(), source)
-        inside: list[ReportRow] = []
-        if _has_rows(record):
-            offer = record.standing.offer
-            sent = source.rows(record)
-            failures = _echoes(offer.failures if offer else None, load)
-            warnings = _echoes(offer.warnings if offer else None, load)
-            inside = list(rows_of_chunk(record, load.header.fields, key, load.format, failures, warnings, sent))
-        if record.standing.state is State.HALVED:
+        for row in due(record.chunk.first_row):
+            yield _rejected_row(row, source)
+        if record.standing.state is State.HALVED or not _has_rows(record):
             continue
-        for row in inside:
-            while rejected and row.source_row is not None and rejected[-1].row < row.source_row:
-                yield _rejected_row(rejected.pop(), source)
-            yield row
+        offer = record.standing.offer
+        failures, warnings = (_read(file) for file in ((offer.failures, offer.warnings) if offer else (None, None)))
+        content = source.content(record)
+        key = _key_of(load)
+        for entry in entries_of_chunk(record, load.header.fields, key, load.format, failures, warnings, content):
+            if isinstance(entry, PlainRun):
+                for row in due(entry.last_row):
+                    before, entry = entry.split(row.row)
+                    yield before
+                    yield _rejected_row(row, source)
+            elif entry.source_row is not None:
+                for row in due(entry.source_row):
+                    yield _rejected_row(row, source)
+            yield entry
     while rejected:
         yield _rejected_row(rejected.pop(), source)
 
@@ -193,46 +190,12 @@ def _rejected_row(rejected: RejectedRow, source: SourceBytes) -> ReportRow:
     )
 
 
-def _echoes(file: CollectedFile | None, load: Load) -> EchoFile | None:
-    if file is None:
-        return None
+def _read(file: CollectedFile | None) -> bytes | None:
+    """A collected file; None when there is none, or it is gone: the counts are in the ledger."""
     try:
-        return read_echoes(Path(file.path).read_bytes(), load.format)
+        return Path(file.path).read_bytes() if file is not None else None
     except FileNotFoundError:
         return None
-
-
-def _place(row: ReportRow) -> dict[str, Any]:
-    return {
-        "kind": row.kind,
-        "reason": row.reason,
-        "source_row": row.source_row,
-        "source_line": row.source_line,
-        "chunk": row.chunk,
-        "batch_id": row.batch_id,
-        "attempt": row.attempt,
-    }
-
-
-def _text(value: Any) -> str:
-    return "" if value is None else str(value)
-
-
-def _columns(fields: Sequence[str]) -> list[str]:
-    """The source's columns under names that no column of ours has, and no other of the source's."""
-    taken = {*COLUMNS, *fields}
-    names: list[str] = []
-    for name in fields:
-        unique = name
-        while unique in COLUMNS or (unique != name and unique in taken):
-            unique = f"source.{unique}"
-        taken.add(unique)
-        names.append(unique)
-    return names
-
-
-def _ended(row: bytes) -> bytes:
-    return row if row.endswith(b"\n") else row + b"\n"
 
 
 # --- files ----------------------------------------------------------------------------------------------

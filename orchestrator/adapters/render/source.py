@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import hashlib
-from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from orchestrator.core.locate import SentRow, read_sent
@@ -27,20 +26,18 @@ class SourceBytes:
                 return header
         return self._load.format.delimiter.join(self._load.header.fields).encode()
 
-    def rows(self, record: ChunkRecord) -> Callable[[], Iterable[SentRow]]:
-        """Reads the rows of a chunk; none when its bytes are not those that were sent."""
-        digest = hashlib.sha256(self.header())
-        self._rows = b""
+    def content(self, record: ChunkRecord) -> bytes | None:
+        """A chunk's rows, back to back; None when they are not what was sent."""
         rows = b"".join(self._read(span.start, span.stop) or b"" for span in record.chunk.spans)
-        digest.update(rows)
-        if digest.hexdigest() != record.chunk.sha256:
+        if hashlib.sha256(self.header() + rows).hexdigest() != record.chunk.sha256:
             self._note(
                 "the source is gone or is not what was sent: rows of the report have no place in it, and retry.csv "
                 "does not have them"
             )
-            return lambda: ()
+            self._rows = b""
+            return None
         self._rows = rows
-        return lambda: read_sent(self._rows, record.chunk.spans, self._load.format)
+        return rows
 
     def bytes_of(self, row: SentRow) -> bytes:
         """One row of the chunk that was read last, as it stands in the source."""
