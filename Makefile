@@ -4,14 +4,16 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
 .ONESHELL:
-.PHONY: help demo load test check bench sim screenshots lock clean
+.PHONY: help demo load test check bench sim kills screenshots lock clean
 
 VENV := .venv
 BIN := $(VENV)/bin
 CONFIG ?=
 SEEDS ?= 1000
 SEED ?=
+KILLS ?= 100
 ARGS ?=
+LOCKED := --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --quiet
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 8
@@ -33,22 +35,30 @@ check: $(VENV)/.ok ## format, lint, types, layers, docs
 	$(BIN)/lint-imports
 	$(BIN)/python -m pytest tests/test_docs.py
 
-bench: $(VENV)/.ok ## speeds beside other tools, as ratios measured in one run
-	$(BIN)/python benchmarks/plan.py
+bench: $(VENV)/.ok $(VENV)/.bench ## speeds beside other tools, as ratios measured in one run
+	$(BIN)/python benchmarks/plan.py --memory 10000
 	$(BIN)/python benchmarks/load.py
 	$(BIN)/python benchmarks/report.py
 
 sim: $(VENV)/.ok ## whole loads under faults and crashes: make sim SEEDS=10000 (or 5000-6000), make sim SEED=17 for one
 	$(BIN)/python tests/simulation/run.py $(if $(SEED),$(SEED) aloud,$(SEEDS))
 
+kills: $(VENV)/.ok ## real processes killed over and over: make kills KILLS=500
+	$(BIN)/python tests/e2e/kills.py $(KILLS)
+
 screenshots: $(VENV)/.ok ## pictures of the report's page, in demo/screenshots (needs a Chromium)
 	$(BIN)/python tests/e2e/screenshots.py demo/screenshots
 
-lock: ## write requirements.lock again from pyproject.toml (needs uv)
-	uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --quiet --extra dev pyproject.toml -o requirements.lock
+lock: ## write the locks again from pyproject.toml (needs uv): what everything needs, and what the benchmarks compare with
+	uv pip compile $(LOCKED) --extra dev pyproject.toml -o requirements.lock
+	uv pip compile $(LOCKED) --extra bench --constraint requirements.lock pyproject.toml -o benchmarks/requirements.lock
 
 clean: ## remove the environment and everything generated
 	rm -rf $(VENV) demo .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+$(VENV)/.bench: benchmarks/requirements.lock $(VENV)/.ok
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r benchmarks/requirements.lock
+	touch $@
 
 $(VENV)/.ok: pyproject.toml requirements.lock
 	@tools/environment.sh $(VENV)

@@ -1,77 +1,171 @@
-"""How fast is a plan, beside other ways to cut the same file? Prints ratios of times measured in turn, in one run.
+"""How fast is a plan, and in how much memory, beside other ways to cut the same file?
 
-python benchmarks/plan.py [MB]
+Every way runs as a process of its own, start-up included, all of them in turn in each round. What counts are ratios
+within one run: the machine's own speed drops out. The others write their pieces to the disk; a plan writes nothing, but
+hashes every byte twice (the whole, and each chunk), checks that it is UTF-8 and counts the cells of every row.
+
+    python benchmarks/plan.py [MB]               # 200 unless told; peers that are not installed are left out, and named
+    python benchmarks/plan.py [MB] --memory MB   # and how much memory so much generated data needs, beside 200 MB
 """
 
 from __future__ import annotations
 
-import csv
-import resource
-import shutil
+import argparse
+import os
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
-
-from orchestrator.adapters.files import plan_file
-from orchestrator.simulator.leads import write_leads
+from shutil import which
 
 ROUNDS = 5
-BYTES_PER_LEAD = 330
+BYTES_PER_LEAD = 310
+CHUNK_BYTES = 9_500_000
+
+OURS = """
+import sys; from pathlib import Path; from orchestrator.adapters.files import plan_file
+plan_file(Path(sys.argv[1]), format=None, budget=9_500_000, lookup_field="email", keep_rejected=5)
+"""
+GENERATED = """
+import sys, tempfile; from pathlib import Path
+from orchestrator.adapters.files import BLOCK_BYTES, plan_blocks
+from orchestrator.simulator.leads import write_leads
+with tempfile.TemporaryDirectory() as folder:
+    write_leads(Path(folder, "some"), 4_000)
+    header, _, rows = Path(folder, "some").read_bytes().partition(b"\\n")
+copies = int(sys.argv[1]) // len(rows)
+def blocks():
+    block = header + b"\\n"
+    for _ in range(copies):
+        block += rows
+        while len(block) >= BLOCK_BYTES:
+            yield block[:BLOCK_BYTES]
+            block = block[BLOCK_BYTES:]
+    yield block
+size = len(header) + 1 + copies * len(rows)
+plan = plan_blocks(blocks(), name="generated.csv", source_bytes=size, format=None, budget=9_500_000,
+                   lookup_field="email", keep_rejected=5)
+assert plan.rows == copies * 4_000 and plan.fingerprint.size_bytes == size, plan.rows
+"""
+CSV_MODULE = """
+import csv, io, sys
+rows, piece, out, size = csv.reader(open(sys.argv[1], newline="", encoding="utf-8")), 0, None, 0
+header = next(rows)
+for row in rows:
+    if out is None or out.tell() > 9_450_000:
+        piece += 1
+        out = open(f"{sys.argv[2]}/{piece}.csv", "w", newline="", encoding="utf-8")
+        write = csv.writer(out).writerow
+        write(header)
+    write(row)
+"""
+FILESPLIT = """
+import sys; from filesplit.split import Split
+Split(sys.argv[1], sys.argv[2]).bysize(9_500_000, newline=True, includeheader=True)
+"""
+POLARS = """
+import sys, polars
+for number, rows in enumerate(polars.scan_csv(sys.argv[1], infer_schema=False).collect_batches(chunk_size=30_000)):
+    rows.write_csv(f"{sys.argv[2]}/{number}.csv")
+"""
+DUCKDB = """
+import sys, duckdb
+duckdb.sql(f"COPY (FROM read_csv('{sys.argv[1]}', all_varchar = true)) TO '{sys.argv[2]}/all' "
+           "(FORMAT csv, HEADER, FILE_SIZE_BYTES '9MB')")
+"""
 
 
-def ours(path: Path) -> None:
-    plan_file(path, format=None, budget=9_500_000, lookup_field="email", keep_rejected=5)
+@dataclass(slots=True)
+class Way:
+    """One way to cut the file: its command (source and a folder for pieces are appended), and the ratio to reach."""
+
+    name: str
+    command: list[str]
+    goal: float | None = None
+    takes_folder: bool = True
+    wall_s: list[float] = field(default_factory=list)
+    cpu_s: list[float] = field(default_factory=list)
+    peak_mb: float = 0.0
+
+    def run(self, source: Path) -> None:
+        with tempfile.TemporaryDirectory(dir=source.parent) as folder:
+            extra = [folder + "/"] if self.takes_folder else []
+            self._measure([*self.command, str(source), *extra])
+
+    def run_alone(self, argument: str) -> None:
+        self._measure([*self.command, argument])
+
+    def _measure(self, command: list[str]) -> None:
+        begun = time.perf_counter()
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+        _, status, used = os.wait4(process.pid, 0)
+        self.wall_s.append(time.perf_counter() - begun)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        assert process.returncode == 0, f"{self.name}: exit code {process.returncode}"
+        self.cpu_s.append(used.ru_utime + used.ru_stime)
+        self.peak_mb = max(self.peak_mb, used.ru_maxrss / 1024)
 
 
-def csv_module(path: Path) -> None:
-    """Rows counted by Python's csv: no hashes, no chunks."""
-    with path.open(newline="", encoding="utf-8") as file:
-        sum(1 for _ in csv.reader(file))
+def ways() -> list[Way]:
+    python = [sys.executable, "-c"]
+    ours = Way("orchestrator's plan", [*python, OURS], takes_folder=False)
+    found = [ours, Way("wc -l", ["wc", "-l"], goal=0.15, takes_folder=False)]
+    if which("split"):
+        found.append(Way("GNU split -C", ["split", "-C", str(CHUNK_BYTES)]))
+    found.append(Way("csv.reader + csv.writer", [*python, CSV_MODULE], goal=40))
+    for module, name, script, goal in (
+        ("filesplit", "filesplit", FILESPLIT, 4),
+        ("polars", "polars", POLARS, 8),
+        ("duckdb", "duckdb", DUCKDB, 8),
+    ):
+        if find_spec(module):
+            found.append(Way(name, [*python, script], goal=goal))
+        else:
+            print(f"{name} is not installed and is left out: `make bench` installs it")
+    return found
 
 
-def gnu_split(path: Path) -> None:
-    """Writes pieces to disk, and cuts through quoted line ends."""
-    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-        subprocess.run(["split", "-C", "9500000", str(path), f"{folder}/x"], check=True)
+def compare(megabytes: int) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        source = Path(folder, "leads.csv")
+        rows = megabytes * 1_000_000 // BYTES_PER_LEAD
+        writer = "import sys; from pathlib import Path; from orchestrator.simulator.leads import write_leads; "
+        writer += "write_leads(Path(sys.argv[1]), int(sys.argv[2]))"
+        subprocess.run([sys.executable, "-c", writer, str(source), str(rows)], check=True)
+        all_ways = ways()
+        for _ in range(ROUNDS):
+            for way in all_ways:
+                way.run(source)
+        size = source.stat().st_size
+        print(f"{size / 1e6:,.0f} MB, {ROUNDS} rounds in turn; ratios are the median of the rounds'")
+        print(f"  {'':24} {'MB/s':>7} {'CPU s':>6} {'peak MB':>8} {'its time / ours':>16} {'goal':>6}")
+        ours = all_ways[0]
+        for way in all_ways:
+            ratio = statistics.median(its / mine for its, mine in zip(way.wall_s, ours.wall_s, strict=True))
+            speed, cpu = size / statistics.median(way.wall_s) / 1e6, statistics.median(way.cpu_s)
+            goal = "" if way.goal is None else f"{way.goal:6.2f}"
+            print(f"  {way.name:24} {speed:7,.0f} {cpu:6.2f} {way.peak_mb:8.0f} {ratio:16.2f} {goal:>6}")
 
 
-def wc(path: Path) -> None:
-    subprocess.run(["wc", "-l", str(path)], check=True, stdout=subprocess.DEVNULL)
-
-
-def sha256sum(path: Path) -> None:
-    subprocess.run(["sha256sum", str(path)], check=True, stdout=subprocess.DEVNULL)
+def memory(megabytes: int) -> None:
+    for size in (200, megabytes):
+        way = Way("generated", [sys.executable, "-c", GENERATED], takes_folder=False)
+        way.run_alone(str(size * 1_000_000))
+        print(f"  plan of {size:6,} MB generated: peak {way.peak_mb:.1f} MB, {size / way.wall_s[0]:,.0f} MB/s")
 
 
 def main() -> None:
-    megabytes = int(sys.argv[1]) if len(sys.argv) > 1 else 200
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, "leads.csv")
-        size = write_leads(path, megabytes * 1_000_000 // BYTES_PER_LEAD).size_bytes
-        ways: list[tuple[str, Callable[[Path], None]]] = [
-            ("orchestrator plan", ours),
-            ("wc -l", wc),
-            ("sha256sum", sha256sum),
-            ("Python's csv", csv_module),
-        ]
-        if shutil.which("split"):
-            ways.append(("GNU split -C", gnu_split))
-        times: dict[str, list[float]] = {name: [] for name, _ in ways}
-        for _ in range(ROUNDS):
-            for name, way in ways:
-                begun = time.perf_counter()
-                way(path)
-                times[name].append(time.perf_counter() - begun)
-        mine = statistics.median(times["orchestrator plan"])
-        print(f"{size / 1e6:,.0f} MB, median of {ROUNDS} rounds in turn")
-        for name, _ in ways:
-            median = statistics.median(times[name])
-            print(f"  {name:18} {size / median / 1e6:8,.0f} MB/s   {median / mine:6.2f} of our time")
-        print(f"  peak memory of this process: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:,.0f} MB")
+    options = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    options.add_argument("megabytes", nargs="?", type=int, default=200, help="size of the file to cut (200)")
+    options.add_argument("--memory", type=int, metavar="MB", help="plan so much generated data, to see its memory")
+    chosen = options.parse_args()
+    compare(chosen.megabytes)
+    if chosen.memory:
+        memory(chosen.memory)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError
 
 from orchestrator.core.model import Target
-from orchestrator.errors import Misconfigured
+from orchestrator.errors import Misconfigured, WrongArgument
 
 ENVIRONMENT_PREFIX = "ORCHESTRATOR_"
 DEFAULT_FILE = Path("config.toml")
@@ -235,7 +235,7 @@ def load_config(
     for name, value in flags.items():
         if value is not None:
             section, key = name.split(".")
-            on_command_line[section, key] = (value, f"flag --{key.replace('_', '-')}")
+            on_command_line[section, key] = (value, _flag(key))
     layers = [in_file, of_subscription, in_environment, on_command_line]
     _read_secret_file(layers, warnings)
     layered = {setting: value for layer in layers for setting, value in layer.items()}
@@ -379,10 +379,16 @@ def _section(name: str, model: type[_Section], layered: Mapping[tuple[str, str],
         shown = "********" if key in SECRET_KEYS else repr(value)
         what = str(first["msg"]).removeprefix("Value error, ")
         allowed = _ALLOWED.get(f"{name}.{key}")
-        raise Misconfigured(
-            f"{name}.{key} = {shown} (from {origin}): {what[:1].lower() + what[1:]}",
-            remedy=f"Allowed: {allowed}." if allowed else _SEE_EXAMPLE,
-        ) from None
+        what = what[:1].lower() + what[1:]
+        remedy = f"Allowed: {allowed}." if allowed else _SEE_EXAMPLE
+        if origin == _flag(key):
+            raise WrongArgument(f"{origin.removeprefix('flag ')} {shown}: {what}", remedy=remedy) from None
+        raise Misconfigured(f"{name}.{key} = {shown} (from {origin}): {what}", remedy=remedy) from None
+
+
+def _flag(key: str) -> str:
+    """Where a setting comes from that was given on the command line."""
+    return f"flag --{'partition' if key == 'partition_name' else key.replace('_', '-')}"
 
 
 _SEE_EXAMPLE = "config.example.toml shows every key with its meaning."

@@ -1,9 +1,10 @@
 """Every exception we raise on purpose, as one tree, by whose fault it is.
 
     OrchestratorError
+    ├── WrongArgument (2)        a flag's value is not allowed
     ├── SourceUnusable (65)      the file cannot be loaded as it is
     │   ├── EmptySource, HeaderOnly, NotText, UnknownEncoding, HeaderTooLarge
-    │   ├── MissingLookupColumn, DuplicateColumn, UnclosedQuote
+    │   ├── MissingLookupColumn, DuplicateColumn, MalformedHeader, UnclosedQuote
     │   ├── TooManyRejected      more unusable rows than --max-rejected allows
     │   └── SourceChanged        the bytes are not the bytes that were planned
     ├── SourceMissing (66)       the file does not exist or cannot be read
@@ -42,6 +43,12 @@ class OrchestratorError(Exception):
         return f"{self.message}\n  {self.remedy}" if self.remedy else self.message
 
 
+class WrongArgument(OrchestratorError):
+    """The value of a flag is not one that is allowed."""
+
+    exit_code = 2
+
+
 class SourceUnusable(OrchestratorError):
     """The source cannot be loaded as it is; nothing was sent."""
 
@@ -74,6 +81,10 @@ class MissingLookupColumn(SourceUnusable):
 
 class DuplicateColumn(SourceUnusable):
     """Two columns of the header bear the same name, or one bears none."""
+
+
+class MalformedHeader(SourceUnusable):
+    """The header has a quote that readers would take differently."""
 
 
 class UnclosedQuote(SourceUnusable):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
@@ -24,7 +24,9 @@ from orchestrator.adapters.clock import Clock
 from orchestrator.adapters.files import fingerprint_file, plan_file, private_folder
 from orchestrator.adapters.ledger import Connect, Ledger, connect
 from orchestrator.adapters.marketo import DESCRIBE_BYTES_MAX, Marketo, Transport
+from orchestrator.adapters.mounts import network_file_system
 from orchestrator.adapters.render import write_report
+from orchestrator.adapters.salvage import Salvaged, Unreadable, salvage
 from orchestrator.caller import Caller
 from orchestrator.config import Config
 from orchestrator.core.lifecycle import AT_REST
@@ -50,6 +52,7 @@ from orchestrator.core.schedule import Limits
 from orchestrator.core.verdicts import Answered, Verdict
 from orchestrator.errors import (
     DoubtHeld,
+    LedgerUnusable,
     LoadBusy,
     Misconfigured,
     OrchestratorError,
@@ -184,7 +187,7 @@ async def load(
     """Load a source, or go on with the load of it that the ledger knows. Raises OrchestratorError."""
     world = world or World()
     clock = world.clock
-    with Ledger(config.ledger_path, connect=world.connect) as ledger:
+    with _ledger(config, world.connect) as ledger:
         found = await anyio.to_thread.run_sync(partial(_find_or_plan, config, ledger, source, options, clock))
         if found.finished_at is not None:
             result = await anyio.to_thread.run_sync(partial(_report, ledger, found, clock.now(), found.exit_code))
@@ -206,7 +209,7 @@ async def resume(
     """Go on with an interrupted load: the one named (by the beginning of its id), else the newest."""
     world = world or World()
     clock = world.clock
-    with Ledger(config.ledger_path, connect=world.connect) as ledger:
+    with _ledger(config, world.connect) as ledger:
         unfinished = [known for known in ledger.loads() if known.finished_at is None]
         if load is not None:
             found = _known(ledger, load)
@@ -251,7 +254,7 @@ def _find_or_plan(config: Config, ledger: Ledger, source: Path, options: LoadOpt
     while options.force and (earlier := ledger.load(identity(again))) is not None and earlier.finished_at is not None:
         again += 1
     number = identity(again)
-    report_dir = _report_folder((options.report_dir or config.report_dir / number).resolve())
+    report_dir = _report_folder(options.report_dir or config.report_dir / number)
     new = Load(
         id=number,
         subscription=config.subscription_host,
@@ -281,8 +284,8 @@ def _known_again(ledger: Ledger, known: Load, path: Path, options: LoadOptions) 
     """A load that the ledger knows, with its source and report where they are now."""
     stat = path.stat()
     at = SourceFile(str(path), stat.st_size, stat.st_mtime_ns, stat.st_ino)
-    wanted = options.report_dir.resolve() if options.report_dir else Path(known.report_dir)
-    collected = str(_report_folder(wanted) / COLLECTED)
+    wanted = _report_folder(options.report_dir or Path(known.report_dir))
+    collected = str(wanted / COLLECTED)
     ledger.move_source(known.id, at, str(wanted), collected)
     return replace(known, source=at, report_dir=str(wanted), collected_dir=collected)
 
@@ -290,12 +293,13 @@ def _known_again(ledger: Ledger, known: Load, path: Path, options: LoadOptions) 
 def _report_folder(folder: Path) -> Path:
     """The report's folder, made before anything is sent."""
     try:
+        folder = folder.resolve()
         private_folder(folder)
         if not os.access(folder, os.W_OK | os.X_OK):
             raise PermissionError(errno.EACCES, "it cannot be written to")
-    except OSError as error:
+    except (OSError, RuntimeError) as error:
         raise Misconfigured(
-            f"report folder {folder}: {error.strerror}",
+            f"report folder {folder}: {_why(error)}",
             remedy="Name another with --report-dir or report.dir; nothing was sent.",
         ) from error
     return folder
@@ -463,7 +467,7 @@ def plan(config: Config, source: Path, options: LoadOptions) -> PlanSummary:
         findings.append(f"{planned.blank_lines:,} blank lines: they are not rows and are not sent")
     rows_per_s: float | None = None
     if config.ledger_path.exists():
-        with Ledger(config.ledger_path) as ledger:
+        with _ledger(config) as ledger:
             rows_per_s = ledger.rows_per_second(config.subscription_host)
     seconds = (planned.rows - planned.rejected_rows) / rows_per_s / 2 if rows_per_s else None
     polls = 2.0
@@ -485,16 +489,21 @@ def status(config: Config, load: str | None = None) -> list[LoadStatus]:
         if load is not None:
             raise UnknownLoad(f"ledger {config.ledger_path} does not exist yet", remedy="Run a load first.")
         return []
-    with Ledger(config.ledger_path) as ledger:
+    with _ledger(config) as ledger:
         if load is None:
             return [_status(ledger, known) for known in ledger.loads()]
         known = _known(ledger, load)
         return [replace(_status(ledger, known), records=tuple(ledger.records(known.id)))]
 
 
+def export(config: Config, load: str | None = None) -> Iterator[Salvaged | Unreadable]:
+    """Everything that can be read of the ledger, also of one that is refused as damaged."""
+    return salvage(config.ledger_path, load)
+
+
 def report(config: Config, load: str) -> LoadResult:
     """Write the report of a load again from what the ledger holds."""
-    with Ledger(config.ledger_path) as ledger:
+    with _ledger(config) as ledger:
         known = _known(ledger, load)
         code = known.exit_code
         if code is None:
@@ -531,7 +540,8 @@ async def _check_access(
         path, what = f"/rest/v1/customobjects/{target.name}/describe.json", f"custom object {target.name}"
     outcome, ruling = await caller.call("other", lambda token: marketo.get(token, path, bytes_max=DESCRIBE_BYTES_MAX))
     reached = caller.sound_at is not None
-    lines = [CheckLine("credentials", reached, "" if reached else ruling.why, ruling.exit_code if reached else 77)]
+    refused = "" if reached else f"refused: {ruling.why}. {ruling.remedy}"
+    lines = [CheckLine("credentials", reached, refused, ruling.exit_code if reached else 77)]
     if not reached and ruling.exit_code != 77:
         return [CheckLine("Marketo is reached", False, ruling.why, 69)]
     if not reached:
@@ -645,10 +655,26 @@ def _lookup_column(target: Target) -> str | None:
 def _existing(source: Path) -> Path:
     try:
         return source.resolve(strict=True)
-    except OSError as error:
-        raise SourceMissing(
-            f"{source}: {error.strerror or 'cannot be read'}", remedy="Check the path of the source."
-        ) from error
+    except (OSError, RuntimeError) as error:
+        raise SourceMissing(f"{source}: {_why(error)}", remedy="Check the path of the source.") from error
+
+
+def _why(error: OSError | RuntimeError) -> str:
+    """Why a path leads nowhere. (Up to Python 3.12 symbolic links in a circle are a RuntimeError of pathlib's.)"""
+    if isinstance(error, OSError):
+        return error.strerror or "cannot be read"
+    return os.strerror(errno.ELOOP)
+
+
+def _ledger(config: Config, connect: Connect = connect) -> Ledger:
+    """The ledger, on a disk of this machine."""
+    path = config.ledger_path
+    if (kind := network_file_system(path)) is not None:
+        raise LedgerUnusable(
+            f"ledger {path}: it is on a network file system ({kind}), whose locks cannot be trusted",
+            remedy="Set state.ledger to a place on a local disk; sources and reports may stay where they are.",
+        )
+    return Ledger(path, connect=connect)
 
 
 def _known(ledger: Ledger, load: str) -> Load:

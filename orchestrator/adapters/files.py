@@ -1,8 +1,8 @@
 """How are the source's bytes read, and where are our own files put?
 
-The source is opened read-only and never modified. What was hashed when it was planned is what is sent: `ChunkBytes`
-hashes while it reads and withholds the last piece until the hash agrees, so that a body of wrong content is never
-complete, and cannot have been imported.
+The source is opened read-only and never modified. What was hashed when it was planned is what is sent: whoever reads a
+chunk hashes what is read, and hands out no complete one before the hash agrees, so that a body of wrong content is
+never complete and cannot have been imported. Size, time and inode only say what has changed; the hashes decide.
 """
 
 from __future__ import annotations
@@ -11,19 +11,24 @@ import errno
 import hashlib
 import os
 import stat
-from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO
+from queue import Queue
+from threading import Thread
+from typing import BinaryIO, Final, Self
 
 import aiofiles
 
-from orchestrator.core.model import Chunk, Fingerprint, Format, Header, Plan, SourceFile, Span
+from orchestrator.core.model import Chunk, Fingerprint, Format, Header, Plan, SourceFile
 from orchestrator.core.plan import Planner
 from orchestrator.errors import SourceChanged, SourceMissing, SourceUnusable
 
+BLOCKS_AHEAD: Final = 1
+"""One is hashed, one waits, in one rows are found: nobody is idle, and memory is three blocks."""
+
 BLOCK_BYTES = 1 << 20
-"""Larger blocks fall out of the processor's cache, smaller ones cost calls (a third slower at 256 KB)."""
+"""Larger blocks fall out of the processor's cache, smaller ones cost calls: a plan is 40 % slower at 256 KB."""
 
 
 def plan_file(
@@ -31,46 +36,76 @@ def plan_file(
 ) -> tuple[SourceFile, Plan]:
     """Read a source once: what it is known by, and its chunks. Blocking; memory does not grow with the source."""
     with _opened(path) as (file, before):
-        planner = Planner(
-            format=format,
+        plan = plan_blocks(
+            _blocks(path, file, before.st_size),
             name=path.name,
             source_bytes=before.st_size,
+            format=format,
             budget=budget,
             lookup_field=lookup_field,
             keep_rejected=keep_rejected,
         )
-        try:
-            for block in _blocks(file, before.st_size):
-                planner.feed(block)
-            plan = planner.finish()
-        except SourceUnusable as error:
-            if path.name in error.message:
-                raise
-            raise type(error)(f"{path.name}: {error.message}", remedy=error.remedy) from None
-        _same(path, before, os.fstat(file.fileno()))
+        _same(path, before, file)
     return SourceFile(str(path), before.st_size, before.st_mtime_ns, before.st_ino), plan
+
+
+def plan_blocks(
+    blocks: Iterable[bytes],
+    *,
+    name: str,
+    source_bytes: int,
+    format: Format | None,
+    budget: int,
+    lookup_field: str | None,
+    keep_rejected: int,
+) -> Plan:
+    """The plan of a source that comes in blocks. Its two hashes, of the whole and of each chunk, have a thread each."""
+    with _HashingThread() as of_source, _HashingThread() as of_chunks:
+        planner = Planner(
+            format=format,
+            name=name,
+            source_bytes=source_bytes,
+            budget=budget,
+            lookup_field=lookup_field,
+            keep_rejected=keep_rejected,
+            fingerprint=of_source.sha256(),
+            chunk_digest=of_chunks.sha256,
+        )
+        try:
+            for block in blocks:
+                planner.feed(block)
+            return planner.finish()
+        except SourceUnusable as error:
+            if name in error.message:
+                raise
+            raise type(error)(f"{name}: {error.message}", remedy=error.remedy) from None
 
 
 def fingerprint_file(path: Path) -> Fingerprint:
     """Size and SHA-256 of a source. Blocking."""
     digest, size = hashlib.sha256(), 0
     with _opened(path) as (file, before):
-        for block in _blocks(file, before.st_size):
+        for block in _blocks(path, file, before.st_size):
             digest.update(block)
             size += len(block)
-        _same(path, before, os.fstat(file.fileno()))
+        _same(path, before, file)
     return Fingerprint(size, digest.hexdigest())
 
 
-def read_spans(path: Path, header: Header, spans: tuple[Span, ...]) -> bytes:
-    """What is sent of these spans: the header, then their bytes. Blocking."""
-    with _opened(path) as (file, _):
-        file.seek(header.start)
-        pieces = [file.read(header.stop - header.start)]
-        for span in spans:
-            file.seek(span.start)
-            pieces.append(file.read(span.stop - span.start))
-    return b"".join(pieces)
+def read_chunk(source: SourceFile, header: Header, chunk: Chunk) -> bytes:
+    """What is sent of a chunk: the header, then its rows. Blocking. Raises SourceChanged and SourceMissing."""
+    path = Path(source.path)
+    pieces: list[bytes] = []
+    with _opened(path) as (file, _), _readable(path):
+        for start, stop in _ranges(header, chunk):
+            file.seek(start)
+            while start < stop and (piece := file.read(stop - start)):
+                pieces.append(piece)
+                start += len(piece)
+    content = b"".join(pieces)
+    if hashlib.sha256(content).hexdigest() != chunk.sha256:
+        raise _changed(source, chunk)
+    return content
 
 
 class ChunkBytes:
@@ -79,44 +114,56 @@ class ChunkBytes:
     Raises SourceChanged before the last piece when they are not the bytes that were planned, and SourceMissing.
     """
 
-    def __init__(self, path: Path, header: Header, chunk: Chunk) -> None:
-        self._path, self._header, self._chunk = path, header, chunk
+    def __init__(self, source: SourceFile, header: Header, chunk: Chunk) -> None:
+        self._source, self._header, self._chunk = source, header, chunk
         self.size_bytes = chunk.size_bytes
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        digest, held = hashlib.sha256(), b""
-        try:
-            async with aiofiles.open(self._path, "rb", opener=_open_regular) as file:
-                for start, stop in self._ranges():
+        digest, held, path = hashlib.sha256(), b"", Path(self._source.path)
+        with _readable(path):
+            async with aiofiles.open(path, "rb", opener=_open_regular) as file:
+                for start, stop in _ranges(self._header, self._chunk):
                     await file.seek(start)
-                    while start < stop:
-                        piece = await file.read(min(BLOCK_BYTES, stop - start))
-                        if not piece:
-                            raise self._changed("it is shorter now")
+                    while start < stop and (piece := await file.read(min(BLOCK_BYTES, stop - start))):
                         start += len(piece)
                         digest.update(piece)
                         if held:
                             yield held
                         held = piece
-        except OSError as error:
-            raise SourceMissing(
-                f"{self._path}: {error.strerror}", remedy="Put the source back, then run the same command again."
-            ) from error
         if digest.hexdigest() != self._chunk.sha256:
-            raise self._changed("its content is not what was planned")
+            raise _changed(self._source, self._chunk)
         yield held
 
-    def _ranges(self) -> Iterator[tuple[int, int]]:
-        yield self._header.start, self._header.stop
-        for span in self._chunk.spans:
-            yield span.start, span.stop
 
-    def _changed(self, what: str) -> SourceChanged:
-        first, last = self._chunk.first_row, self._chunk.last_row
-        return SourceChanged(
-            f"{self._path}: {what} (chunk {self._chunk.number}, rows {first} to {last}); the chunk was not sent",
-            remedy="Put the planned file back to go on, or load the new one: that is another load.",
-        )
+def _ranges(header: Header, chunk: Chunk) -> Iterator[tuple[int, int]]:
+    """What a chunk is made of, as bytes [start, stop) of the source."""
+    yield header.start, header.stop
+    for span in chunk.spans:
+        yield span.start, span.stop
+
+
+def _changed(source: SourceFile, chunk: Chunk) -> SourceChanged:
+    return SourceChanged(
+        f"{source.path}: since it was planned, {_difference(source)}; chunk {chunk.number}, rows {chunk.first_row} to "
+        f"{chunk.last_row}, was not sent",
+        remedy="Put the planned file back to go on, or load the new one: that is another load.",
+    )
+
+
+def _difference(source: SourceFile) -> str:
+    """What can be seen of a change from outside."""
+    try:
+        now = Path(source.path).stat()
+    except OSError as error:
+        return f"it cannot be read any more ({error.strerror})"
+    seen = "its content changed, though its size and time did not"
+    if now.st_ino != source.inode:
+        seen = "another file was put in its place"
+    elif now.st_mtime_ns != source.mtime_ns:
+        seen = "it was written to"
+    if now.st_size != source.size_bytes:
+        seen += f" ({now.st_size:,} bytes instead of {source.size_bytes:,})"
+    return seen
 
 
 def private_folder(path: Path) -> None:
@@ -128,12 +175,22 @@ def private_folder(path: Path) -> None:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[tuple[BinaryIO, os.stat_result]]:
-    try:
+    with _readable(path):
         descriptor = _open_regular(path)
-    except OSError as error:
-        raise SourceMissing(f"{path}: {error.strerror}", remedy="Check the path and its permissions.") from error
     with os.fdopen(descriptor, "rb", buffering=0) as file:
         yield file, os.fstat(descriptor)
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """Whatever the system says against opening or reading the source is said of the source."""
+    try:
+        yield
+    except OSError as error:
+        raise SourceMissing(
+            f"{path}: {error.strerror}",
+            remedy="Check the path, its permissions and its disk, and run the command again.",
+        ) from error
 
 
 def _open_regular(path: str | Path, flags: int = os.O_RDONLY) -> int:
@@ -145,15 +202,70 @@ def _open_regular(path: str | Path, flags: int = os.O_RDONLY) -> int:
     return descriptor
 
 
-def _blocks(file: BinaryIO, size_bytes: int) -> Iterator[bytes]:
+def _blocks(path: Path, file: BinaryIO, size_bytes: int) -> Iterator[bytes]:
     """The first bytes of a file, so many at most: one that is still written to may never end."""
-    while size_bytes > 0 and (block := file.read(min(BLOCK_BYTES, size_bytes))):
+    while size_bytes > 0:
+        with _readable(path):
+            block = file.read(min(BLOCK_BYTES, size_bytes))
+        if not block:
+            break
         size_bytes -= len(block)
         yield block
 
 
-def _same(path: Path, before: os.stat_result, after: os.stat_result) -> None:
-    if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
+class _HashingThread:
+    """Computes SHA-256 hashes beside the thread that finds rows: hashlib lets go of the interpreter's lock.
+
+    At most BLOCKS_AHEAD blocks wait for it: who brings more waits too.
+    """
+
+    def __init__(self) -> None:
+        self._work: Queue[tuple[hashlib._Hash, bytes | memoryview] | None] = Queue(BLOCKS_AHEAD)
+        self._thread = Thread(target=self._run, name="sha256", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._work.put(None)
+        self._thread.join()
+
+    def sha256(self) -> _LaterSha256:
+        return _LaterSha256(self._work)
+
+    def _run(self) -> None:
+        while (work := self._work.get()) is not None:
+            digest, data = work
+            digest.update(data)
+            del work, data  # the block is free while the next one is waited for
+            self._work.task_done()
+
+
+class _LaterSha256:
+    """A hash whose bytes are still on their way to it."""
+
+    def __init__(self, work: Queue[tuple[hashlib._Hash, bytes | memoryview] | None]) -> None:
+        self._work, self._digest = work, hashlib.sha256()
+
+    def update(self, data: bytes | memoryview, /) -> None:
+        self._work.put((self._digest, data))
+
+    def hexdigest(self) -> str:
+        self._work.join()
+        return self._digest.hexdigest()
+
+
+def _same(path: Path, before: os.stat_result, file: BinaryIO) -> None:
+    """The file is what it was when it was opened, and it is still what stands at its path.
+
+    Its status time counts as well: the system alone sets it, where the time of writing can be set back by anyone.
+    """
+    after, there = os.fstat(file.fileno()), None
+    with suppress(OSError):
+        there = path.stat()
+    written = [(seen.st_size, seen.st_mtime_ns, seen.st_ctime_ns) for seen in (before, after)]
+    if written[0] != written[1] or there is None or (there.st_dev, there.st_ino) != (before.st_dev, before.st_ino):
         raise SourceChanged(
             f"{path}: it changed while it was read", remedy="Wait until it is written, then run the command again."
         )

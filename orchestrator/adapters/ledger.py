@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.core import lifecycle
+from orchestrator.core.isolate import Spent
 from orchestrator.core.model import (
     BatchId,
     Chunk,
@@ -47,12 +48,23 @@ from orchestrator.core.model import (
 )
 from orchestrator.errors import LedgerFailing, LedgerLocked, LedgerUnusable, OrchestratorError
 
-SCHEMA_VERSION = 1
+CHECKED_BYTES_MAX = 8_000_000
+"""A ledger up to this size (some 7,000 chunks) is checked page by page when it is opened: 30 MB a second or more. A
+larger one would keep a restart waiting: there a page is found to be bad when it is read."""
 BUSY_TIMEOUT_S = 5.0
 """Other processes commit in milliseconds; longer than this means that one is stuck inside a transaction."""
 
+_MIGRATIONS = sorted(
+    (file for file in resources.files(__package__).joinpath("migrations").iterdir() if file.name.endswith(".sql")),
+    key=lambda file: file.name,
+)
+"""0001.sql makes the first schema out of nothing, each further one the next out of the one before. They are never
+changed once released, and only add: a process of the release before may have the ledger open."""
+SCHEMA_VERSION = len(_MIGRATIONS)
+
 _STANDING = (
-    "c.load_id, c.number, c.rows, c.state, c.attempts, c.batch_failures, c.doubts, c.not_before, c.why, "
+    "c.load_id, c.number, c.rows, c.state, c.attempts, c.batch_failures, c.doubts, c.batch_failures_before, "
+    "c.doubts_before, c.not_before, c.why, "
     "o.attempt, o.offered_at, o.slot, o.batch_id, o.accepted_at, o.lost_at, o.importing_first_at, "
     "o.importing_last_at, o.ended_at, o.status, o.imported, o.failed, o.warned, o.message, o.collected_at, "
     "o.failures_path, o.failures_records, o.warnings_path, o.warnings_records"
@@ -93,6 +105,7 @@ class Ledger:
             self._db.execute("PRAGMA journal_mode = TRUNCATE")
             self._db.execute("PRAGMA synchronous = FULL")
             self._db.execute("PRAGMA foreign_keys = ON")
+            self._check()
             self._migrate()
 
     def close(self) -> None:
@@ -238,7 +251,7 @@ class Ledger:
             )
             assert sum(child.rows for child in children) == before.rows, "halves cover their chunk"
             fact = replace(fact, children=children)
-            self._add_chunks(before.load_id, self._subscription(before.load_id), children)
+            self._add_parts(before, children)
         after = lifecycle.apply(before, fact)
         holds = after.state in lifecycle.HOLDS_SLOT
         slot = after.offer.slot if holds and after.offer is not None else None
@@ -329,7 +342,10 @@ class Ledger:
         )
 
     def collecting(self, load_id: LoadId) -> list[Standing]:
-        return self._standings("WHERE c.load_id = ? AND c.state = 'collecting' ORDER BY c.number LIMIT 50", load_id)
+        """Ended batches whose files are still to be saved, the oldest first: Marketo drops them after seven days."""
+        return self._standings(
+            "WHERE c.load_id = ? AND c.state = 'collecting' ORDER BY o.accepted_at, c.number LIMIT 50", load_id
+        )
 
     def ready(self, load_id: LoadId, now: float, count: int) -> list[Standing]:
         """The next planned chunks in order; those that must wait come after those that need not."""
@@ -392,6 +408,21 @@ class Ledger:
             if (offer := _offer(row)) is not None
         )
         return ChunkRecord(chunk=self.chunk(load_id, number), standing=self._standing(load_id, number), offers=offers)
+
+    def spent(self, load_id: LoadId, number: ChunkNumber) -> Spent:
+        """What the search for the rows that break this chunk's batches has cost so far."""
+        ((root,),) = self._all(
+            "SELECT coalesce(root, number) FROM chunks WHERE load_id = ? AND number = ?", load_id, number
+        )
+        ((rows, of_root, of_parts, of_load),) = self._all(
+            "SELECT rows, batch_failures, "
+            "(SELECT coalesce(sum(batch_failures), 0) FROM chunks WHERE load_id = ?1 AND root = ?2), "
+            "(SELECT coalesce(sum(batch_failures), 0) FROM chunks WHERE load_id = ?1 AND batch_failures > 0) "
+            "FROM chunks WHERE load_id = ?1 AND number = ?2",
+            load_id,
+            root,
+        )
+        return Spent(int(rows), int(of_root) + int(of_parts), int(of_load))
 
     def rejected_rows(self, load_id: LoadId) -> list[RejectedRow]:
         return [
@@ -463,6 +494,13 @@ class Ledger:
         except sqlite3.DatabaseError as error:
             raise _explain(error, self.path) from error
 
+    def _check(self) -> None:
+        """A damaged ledger may have forgotten that a chunk was sent: it is refused before anything is done with it."""
+        if 0 < self.path.stat().st_size <= CHECKED_BYTES_MAX:
+            (found,) = self._db.execute("PRAGMA quick_check(1)").fetchone()
+            if found != "ok":
+                raise sqlite3.DatabaseError(f"malformed: {' '.join(str(found).split())}")
+
     def _migrate(self) -> None:
         (version,) = self._db.execute("PRAGMA user_version").fetchone()
         if version > SCHEMA_VERSION:
@@ -470,14 +508,12 @@ class Ledger:
                 f"ledger {self.path}: written by a later release (schema {version}, known up to {SCHEMA_VERSION})",
                 remedy="Use that release: an older one cannot know what it would overlook.",
             )
-        if version == SCHEMA_VERSION:
-            return
-        schema = resources.files(__package__).joinpath("schema.sql").read_text(encoding="utf-8")
-        with self._transaction():
-            if self._db.execute("PRAGMA user_version").fetchone()[0] == 0:  # nobody else made it meanwhile
-                for statement in _statements(schema):
-                    self._db.execute(statement)
-                self._db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+        for number, migration in enumerate(_MIGRATIONS[version:], version + 1):
+            with self._transaction():
+                if self._db.execute("PRAGMA user_version").fetchone()[0] < number:  # nobody else did it meanwhile
+                    for statement in _statements(migration.read_text(encoding="utf-8")):
+                        self._db.execute(statement)
+                    self._db.execute(f"PRAGMA user_version = {number}")
 
     def _all(self, sql: str, *arguments: Any) -> list[Any]:
         with self._explained():
@@ -512,6 +548,25 @@ class Ledger:
             ],
         )
 
+    def _add_parts(self, whole: Standing, parts: tuple[Chunk, ...]) -> None:
+        """Parts in the place of a chunk. They know their root, and what became of the chunks they were cut from."""
+        self._add_chunks(whole.load_id, self._subscription(whole.load_id), parts)
+        self._db.executemany(
+            "UPDATE chunks SET doubts_before = ?, batch_failures_before = ?, root = (SELECT coalesce(root, number) "
+            "FROM chunks WHERE load_id = ? AND number = ?) WHERE load_id = ? AND number = ?",
+            [
+                (
+                    whole.doubts_before + whole.doubts,
+                    whole.batch_failures_before + whole.batch_failures,
+                    whole.load_id,
+                    whole.number,
+                    whole.load_id,
+                    part.number,
+                )
+                for part in parts
+            ],
+        )
+
 
 def _create_private(path: Path) -> None:
     """The file exists with mode 0600 before SQLite sees it: its journal copies the mode."""
@@ -535,8 +590,8 @@ def _explain(error: sqlite3.DatabaseError, path: Path) -> OrchestratorError:
     if "malformed" in text or "not a database" in text:
         return LedgerUnusable(
             f"ledger {path}: this is not a sound ledger ({text})",
-            remedy="Restore it from a backup, or move it away to begin anew: loads begun in it are then "
-            "unknown, and running them again sends their rows again.",
+            remedy="Keep the file, save what it still knows with `orchestrator export`, then restore a backup or move "
+            "it away: loads begun in it are then unknown, and running them again sends their rows again.",
         )
     if "full" in text or "I/O" in text:
         return LedgerFailing(
@@ -601,9 +656,11 @@ def _standing(row: tuple[Any, ...]) -> Standing:
         attempts=row[4],
         batch_failures=row[5],
         doubts=row[6],
-        not_before=row[7],
-        why=row[8],
-        offer=_offer(row[9:]),
+        batch_failures_before=row[7],
+        doubts_before=row[8],
+        not_before=row[9],
+        why=row[10],
+        offer=_offer(row[11:]),
     )
 
 

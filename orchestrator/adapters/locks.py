@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 from orchestrator.core.model import LoadId
+from orchestrator.errors import LedgerUnusable
 
 
 class Ownership:
@@ -24,10 +25,16 @@ class Ownership:
 
 
 def take(ledger: Path, load_id: LoadId) -> Ownership | None:
-    """Become the owner of a load; None when a living process owns it."""
+    """Become the owner of a load; None when a living process owns it. Raises LedgerUnusable."""
     folder = ledger.with_name(ledger.name + ".owners")
-    folder.mkdir(mode=0o700, exist_ok=True)
-    descriptor = os.open(folder / load_id, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        folder.mkdir(mode=0o700, exist_ok=True)
+        descriptor = os.open(folder / load_id, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise LedgerUnusable(
+            f"{folder}: {error.strerror}",
+            remedy="The folder of the ledger must be one that can be written to: set state.ledger.",
+        ) from error
     for attempt in range(3):  # `owner_of` in another process holds it for a moment
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -47,7 +54,7 @@ def owner_of(ledger: Path, load_id: LoadId) -> int | None:
     path = ledger.with_name(ledger.name + ".owners") / load_id
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-    except FileNotFoundError:
+    except OSError:  # nobody ever owned it, or we may not look
         return None
     try:
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)

@@ -48,6 +48,7 @@ T = TypeVar("T")
 ResultFile = Literal["failures", "warnings"]
 Transport = httpx.AsyncBaseTransport
 
+_BODY_BEGUN_EVENTS = ("http11.send_request_body.started", "http2.send_request_body.started")
 _BODY_SENT_EVENTS = ("http11.send_request_body.complete", "http2.send_request_body.complete")
 
 
@@ -239,7 +240,7 @@ class _Reply:
     def __init__(self) -> None:
         self.status: int | None = None
         self.content_type = ""
-        self.body_sent = False
+        self.body_begun = self.body_sent = False
         self.failed: Failed | None = None
         self._response: httpx.Response | None = None
 
@@ -247,6 +248,8 @@ class _Reply:
         """httpcore's trace: the one evidence that the request's body was completely sent."""
         if event in _BODY_SENT_EVENTS:
             self.body_sent = True
+        elif event in _BODY_BEGUN_EVENTS:
+            self.body_begun = True
 
     def begin(self, response: httpx.Response) -> None:
         self._response = response
@@ -264,7 +267,9 @@ class _Reply:
                 why = f"the server's certificate is not to be trusted: {cause.verify_message}"
                 return Failed(why, None, self.body_sent, certificate=True)
             cause = cause.__cause__ or cause.__context__
-        return Failed(plain(why), status, self.body_sent)
+        broke = isinstance(error, (httpx.NetworkError, httpx.RemoteProtocolError))
+        cut_off = broke and self.body_begun and not self.body_sent
+        return Failed(plain(why), status, self.body_sent, cut_off=cut_off)
 
     async def pieces(self, bytes_max: int) -> AsyncIterator[bytes]:
         """The raw body in pieces. Sets `failed` when it must not be believed."""

@@ -19,6 +19,7 @@ from orchestrator.cli.output import (
     Output,
     resume_command,
     show_check,
+    show_export,
     show_plan,
     show_result,
     show_status,
@@ -74,6 +75,8 @@ def _dispatch(options: argparse.Namespace, output: Output) -> int:
         case "report":
             result = library.report(config, options.load)
             return show_result(output, result, command="")
+        case "export":
+            return show_export(library.export(config, options.load))
         case "check":
             config.need_credentials()
             source = Path(options.source) if options.source else None

@@ -6,9 +6,11 @@ Nothing but the standard library is imported before a command runs: `--help` ans
 from __future__ import annotations
 
 import argparse
+import json
 import re
 import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
 from orchestrator import __version__
 
@@ -44,16 +46,32 @@ def count(text: str) -> int:
     return int(text)
 
 
+class _Parser(argparse.ArgumentParser):
+    """With --json, wrong arguments are told as every other error is."""
+
+    as_json = False
+
+    def error(self, message: str) -> NoReturn:
+        if self.as_json:
+            remedy = f"`{self.prog} --help` shows what there is."
+            for line in (
+                {"type": "error", "schema": 1, "code": 2, "message": message, "remedy": remedy},
+                {"type": "summary", "schema": 1, "exit_code": 2},
+            ):
+                print(json.dumps(line, ensure_ascii=False))
+        super().error(message)
+
+
 def parser() -> argparse.ArgumentParser:
     """The whole command line."""
-    common = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    common = _Parser(add_help=False, allow_abbrev=False)
     common.add_argument("--config", metavar="FILE", help="configuration file (default: config.toml if there is one)")
     common.add_argument("--subscription", metavar="NAME", help="use [subscriptions.NAME.marketo] of the configuration")
     common.add_argument("--json", action="store_true", help="JSON lines on stdout, the last one a summary")
     common.add_argument("-q", "--quiet", action="store_true", help="errors only on stderr")
     common.add_argument("-v", "--verbose", action="store_true", help="every step on stderr")
 
-    target = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    target = _Parser(add_help=False, allow_abbrev=False)
     target.add_argument("--format", choices=("csv", "tsv", "ssv"), help="default: by suffix, then by the header")
     target.add_argument("--lookup-field", metavar="FIELD", help="field Marketo matches existing leads by")
     target.add_argument("--list-id", metavar="ID", help="static list the leads are added to")
@@ -64,14 +82,14 @@ def parser() -> argparse.ArgumentParser:
         "--max-rejected", type=count, default=0, metavar="N", help="leave out up to N rows that cannot be sent"
     )
 
-    running = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    running = _Parser(add_help=False, allow_abbrev=False)
     running.add_argument("--fail-on-warning", action="store_true", help="exit with 4 when rows have warnings")
     running.add_argument("--on-doubt", choices=("resend", "stop"), help="what follows an upload whose answer was lost")
     running.add_argument("--max-wait", type=duration, metavar="DURATION", help="stop, resumable, after 90s, 15m, 2h")
     running.add_argument("--no-progress", action="store_true", help="no progress on stderr")
 
     codes = "exit codes:\n" + "\n".join(f"  {code:<4} {meaning}" for code, meaning in EXIT_CODES.items())
-    top = argparse.ArgumentParser(
+    top = _Parser(
         prog="orchestrator",
         allow_abbrev=False,
         description="Load lead files of any size into Adobe Marketo Engage, and account for every row.",
@@ -123,6 +141,14 @@ def parser() -> argparse.ArgumentParser:
     )
     report.add_argument("load", metavar="LOAD", help="id of a load, or how it begins")
 
+    export = commands.add_parser(
+        "export",
+        parents=[common],
+        help="everything the ledger holds, as JSON lines",
+        description="Write everything that can be read of the ledger as JSON lines, also of a damaged one.",
+    )
+    export.add_argument("load", metavar="LOAD", nargs="?", help="id of a load, or how it begins")
+
     check = commands.add_parser(
         "check",
         parents=[common, target],
@@ -160,7 +186,9 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The console script: runs one command and returns its exit code."""
-    options = parser().parse_args(arguments)
+    given = sys.argv[1:] if arguments is None else list(arguments)
+    _Parser.as_json = "--json" in given
+    options = parser().parse_args(given)
     from orchestrator.cli.commands import run
 
     return run(options)

@@ -11,15 +11,17 @@ import json
 import os
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import PurePath
 from typing import Any, TextIO
 
+from orchestrator.adapters.salvage import Salvaged, Unreadable
 from orchestrator.core.model import Format
 from orchestrator.core.reasons import ReasonCount
 from orchestrator.core.verdicts import plain, without_addresses
-from orchestrator.errors import DoubtHeld, OrchestratorError
+from orchestrator.errors import DoubtHeld, LedgerUnusable, OrchestratorError
 from orchestrator.library import CheckLine, LoadResult, LoadStatus, PlanSummary
 from orchestrator.runner.loop import Progress
 
@@ -45,7 +47,7 @@ class Output:
         if not self.quiet:
             _write(sys.stderr, text)
 
-    def json(self, kind: str, **content: Any) -> None:
+    def json(self, kind: str, /, **content: Any) -> None:
         """One JSON line, when they are wanted."""
         if self.as_json:
             line = {"type": kind, "schema": SCHEMA, **content}
@@ -301,6 +303,29 @@ def progress_object(progress: Progress) -> Mapping[str, Any]:
         "eta_s": None if progress.eta_s is None else round(progress.eta_s, 1),
         "waiting_for": progress.waiting_for,
     }
+
+
+def show_export(found: Iterable[Salvaged | Unreadable]) -> int:
+    """The content of a ledger as JSON lines, whether --json was given or not; 78 when a part cannot be read."""
+    output = Output(as_json=True, quiet=True)
+    records, unreadable = Counter[str](), 0
+    for one in found:
+        match one:
+            case Salvaged():
+                records[one.what] += 1
+                output.json("status", record=one.what, **one.row)
+            case Unreadable():
+                unreadable += 1
+                where = f"table {one.table}"
+                if one.after is not None:
+                    upto = "" if one.before is None else f" and before {one.before}"
+                    where += f", entries after {max(0, one.after)}{upto}"
+                remedy = "A backup of the ledger may have them."
+                output.json("error", code=LedgerUnusable.exit_code, message=f"{where}: {one.why}", remedy=remedy)
+                _write(sys.stderr, f"error: {where} cannot be read ({one.why})")
+    code = LedgerUnusable.exit_code if unreadable else 0
+    output.json("summary", exit_code=code, records=dict(records), unreadable=unreadable)
+    return code
 
 
 def show_check(output: Output, lines: list[CheckLine]) -> int:

@@ -34,8 +34,10 @@ from orchestrator.core.model import (
 from orchestrator.errors import IllegalTransition
 
 BATCH_FAILURES_ALLOWED = 1
-"""A batch that ends Failed is sent once more: the job broke, which says little about its rows. When the
-second one fails too, the rows are reported as failed. No document says whether `Failed` is ever transient."""
+"""A batch that ends Failed is sent once more: the job broke, which says little about its rows. When the second one
+fails too, it is halved, or its rows are reported as failed (`isolate`). A part of a chunk that failed is suspect: it is
+sent once, but a single row twice, since nothing more is tried with it. No document says whether `Failed` is ever
+transient."""
 
 STATES: dict[State, str] = {
     State.PLANNED: "Not in Marketo. May be offered from `not_before` on.",
@@ -73,6 +75,7 @@ TRANSITIONS: dict[tuple[State, type[Fact]], frozenset[State]] = {
     (State.IMPORTING, Expired): frozenset({State.EXPIRED}),
     (State.COLLECTING, Deferred): frozenset({State.COLLECTING}),
     (State.COLLECTING, Collected): frozenset({State.SETTLED}),
+    (State.COLLECTING, Halved): frozenset({State.HALVED}),
     (State.COLLECTING, Expired): frozenset({State.SETTLED}),
 }
 
@@ -137,7 +140,8 @@ def _after(standing: Standing, fact: Fact) -> Standing:
             )
             if fact.status == "Failed":
                 failures = standing.batch_failures + 1
-                again = failures <= BATCH_FAILURES_ALLOWED
+                suspect = standing.batch_failures_before > 0 and standing.rows > 1
+                again = failures <= BATCH_FAILURES_ALLOWED and not suspect
                 return replace(
                     standing,
                     state=State.PLANNED if again else State.COLLECTING,

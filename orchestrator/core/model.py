@@ -239,6 +239,10 @@ class Standing:
     """How many of its batches ended Failed."""
     doubts: int = 0
     """How many of its offers lost their answer."""
+    batch_failures_before: int = 0
+    """Batches that ended Failed of the chunks it was cut from."""
+    doubts_before: int = 0
+    """Offers that lost their answer of the chunks it was cut from."""
     not_before: float = 0.0
     """PLANNED: earliest time of the next offer. COLLECTING: earliest time of the next try."""
     why: str = ""
@@ -370,7 +374,7 @@ class Collected:
 
 @dataclass(frozen=True, slots=True)
 class Halved:
-    """The chunk was too large as it was: its children take its place and cover it exactly."""
+    """The chunk was too large, or broke its batches: its children take its place and cover it exactly."""
 
     at: float
     children: tuple[Chunk, ...]

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from orchestrator.core.locate import Echo, EchoFile, Place, SentRow, locate, read_echoes, read_sent
-from orchestrator.core.model import BatchId, ChunkRecord, Format, Load, Offer, State, Totals
+from orchestrator.core.model import BatchId, ChunkRecord, Format, Load, Offer, Standing, State, Totals
 from orchestrator.core.plain import SentTexts, match, read_texts
 from orchestrator.errors import BooksDoNotBalance
 
@@ -87,19 +87,25 @@ class PlainRun:
 def account(record: ChunkRecord) -> Account:
     """Where the rows of one chunk are, by its state and by what Marketo counted.
 
-    A chunk that waits to be sent again after a doubt or a batch that ended Failed may be imported, in whole or in part.
+    A chunk that waits to be sent again after a doubt or a batch that ended Failed may be imported, in whole or in part;
+    so may a part of a chunk that went through one of them. The rows of a chunk that was halved are its parts'.
     """
     standing, rows = record.standing, record.chunk.rows
     offer = standing.offer
     match standing.state:
         case State.HALVED:
             return Account()
-        case State.PLANNED | State.REJECTED if not (standing.doubts or standing.batch_failures):
+        case State.PLANNED | State.REJECTED if not _may_be_imported(standing):
             return Account(unsent=rows)
         case State.SETTLED | State.COLLECTING if offer is not None and offer.counts is not None:
             return _counted(offer, rows)
         case _:
             return Account(unknown=rows)
+
+
+def _may_be_imported(standing: Standing) -> bool:
+    own = standing.doubts or standing.batch_failures
+    return bool(own or standing.doubts_before or standing.batch_failures_before)
 
 
 def _counted(offer: Offer, rows: int) -> Account:
@@ -126,6 +132,11 @@ def _counted(offer: Offer, rows: int) -> Account:
 def whole_batch_failed(offer: Offer) -> bool:
     """Did the job break without importing a row? Then every row of it has failed."""
     return offer.status == "Failed" and offer.counts is not None and offer.counts.imported == 0
+
+
+def broken_by(record: ChunkRecord) -> str:
+    """What is known of a row in a batch that broke: that it breaks one by itself, or that it was in it."""
+    return "a batch of this row alone failed" if record.chunk.rows == 1 else "the whole batch failed"
 
 
 def totals(load: Load, records: Iterable[ChunkRecord]) -> Totals:
@@ -243,7 +254,7 @@ def _reason_of_all(record: ChunkRecord) -> tuple[Kind, str] | None:
     if standing.state is State.REJECTED:
         return "rejected", f"Marketo refused the chunk: {standing.why}"
     if offer is not None and whole_batch_failed(offer) and standing.state in (State.SETTLED, State.COLLECTING):
-        return "failure", "the whole batch failed" + (f": {offer.message}" if offer.message else "")
+        return "failure", broken_by(record) + (f": {offer.message}" if offer.message else "")
     return None
 
 

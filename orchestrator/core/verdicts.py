@@ -72,6 +72,8 @@ class Failed:
     http_status: int | None = None
     body_sent: bool = False
     retry_after_s: float | None = None
+    cut_off: bool = False
+    """The connection broke while the body was being sent."""
     certificate: bool = False
     """The peer's certificate is not to be trusted: repeating will not help."""
 
@@ -83,7 +85,8 @@ Outcome = Answered | Saved | Failed
 class Ruling:
     """A verdict with its particulars.
 
-    `tries`: how often ASK_AGAIN may follow itself before `then` applies; None means for ever.
+    `tries`: how often ASK_AGAIN may follow itself before `then` applies; None means for ever. `span_s`: for how long it
+    must have done so, at least.
     `exit_code` and `remedy` serve GIVE_UP_LOAD.
     """
 
@@ -91,6 +94,7 @@ class Ruling:
     why: str = ""
     wait_s: float = 0.0
     tries: int | None = None
+    span_s: float = 0.0
     then: Verdict = Verdict.GIVE_UP_LOAD
     exit_code: int = 70
     remedy: str = ""
@@ -99,7 +103,14 @@ class Ruling:
 FEW = 5
 """Repeats of a call that may be wrong for good before we say so. Other clients use 3 to 10."""
 GONE_AFTER = 3
-"""Answers in a row that a batch is unknown before we believe it: believing wrongly loses its outcome."""
+GONE_SPAN_S = 900.0
+"""Answers in a row that a batch is unknown, and the time they must span, before we believe it: believing wrongly loses
+its outcome. A deployment or a failover of theirs takes minutes and may answer so all the while."""
+CUTS = 5
+"""Connections cut in the middle of one upload, while other calls get through, before we call it too large: a server
+that says 413 early and closes often loses its answer to the reset. The body was not complete: nothing was executed."""
+CUTS_OF_A_ROW = 20
+"""The same for a single row, which cannot be halved: after that it is refused."""
 
 RATE_PAUSE_S = 20.0
 """606 speaks of a window of 20 seconds; after that long it is empty for sure."""
@@ -208,7 +219,7 @@ def _judge_error(error: ApiError, kind: CallKind) -> Ruling:
     if code == "702" and kind in ("failures", "warnings"):
         return Ruling(Verdict.NOTHING_THERE, why)
     if code in ("1013", "610") and kind in ("status", "failures", "warnings"):
-        return Ruling(Verdict.ASK_AGAIN, why, tries=GONE_AFTER, then=Verdict.GONE)
+        return _gone(why)
     if code in _AGAIN:
         return Ruling(Verdict.ASK_AGAIN, why)
     if code in _FEW:
@@ -222,6 +233,10 @@ def _judge_error(error: ApiError, kind: CallKind) -> Ruling:
             return Ruling(Verdict.GIVE_UP_CHUNK, why)
         return Ruling(Verdict.ASK_AGAIN, why)
     return _few(why, kind, Verdict.GIVE_UP_LOAD, exit_code=69)
+
+
+def _gone(why: str) -> Ruling:
+    return Ruling(Verdict.ASK_AGAIN, why, tries=GONE_AFTER, span_s=GONE_SPAN_S, then=Verdict.GONE)
 
 
 def _few(why: str, kind: CallKind, then: Verdict, *, exit_code: int) -> Ruling:
@@ -243,6 +258,8 @@ def _judge_failure(failure: Failed, kind: CallKind) -> Ruling:
     if status is None:
         if kind == "create" and failure.body_sent:
             return Ruling(Verdict.DOUBT, why)
+        if kind == "create" and failure.cut_off:
+            return Ruling(Verdict.ASK_AGAIN, why, tries=CUTS - 1, then=Verdict.HALVE)
         return Ruling(Verdict.ASK_AGAIN, why)
     if status == 413 and kind == "create":
         return Ruling(Verdict.HALVE, why)
@@ -252,7 +269,7 @@ def _judge_failure(failure: Failed, kind: CallKind) -> Ruling:
     if status == 404 and kind in ("failures", "warnings"):
         return Ruling(Verdict.NOTHING_THERE, why)
     if status == 404 and kind == "status":
-        return Ruling(Verdict.ASK_AGAIN, why, tries=GONE_AFTER, then=Verdict.GONE)
+        return _gone(why)
     if status in (200, 408) or status >= 500:
         if kind == "create" and failure.body_sent and status != 408:
             return Ruling(Verdict.DOUBT, why)
@@ -260,6 +277,14 @@ def _judge_failure(failure: Failed, kind: CallKind) -> Ruling:
     if 300 <= status < 400:
         remedy = "Redirects are never followed: set marketo.base_url to the address of the subscription."
         return Ruling(Verdict.GIVE_UP_LOAD, why, exit_code=78, remedy=remedy)
+    if status in (400, 401) and kind == "token":
+        return Ruling(
+            Verdict.GIVE_UP_LOAD,
+            f"the credentials ({why} from its identity service)",
+            exit_code=77,
+            remedy="Check marketo.client_id, marketo.client_secret and marketo.base_url: all three belong to one "
+            "subscription, and the API user's service must still exist in Marketo (Admin, LaunchPoint).",
+        )
     if status in (401, 403):
         return Ruling(Verdict.GIVE_UP_LOAD, why, exit_code=77, remedy="Check the client id, the secret and the role.")
     remedy = "Check marketo.base_url and the settings of [import]."

@@ -17,31 +17,35 @@ from orchestrator.adapters.clock import Clock
 from orchestrator.adapters.files import private_folder
 from orchestrator.adapters.marketo import Marketo, ResultFile
 from orchestrator.caller import Caller
+from orchestrator.core.age import days_to_tell, is_over, is_stalled
 from orchestrator.core.answers import BatchStatus, status_of
+from orchestrator.core.isolate import is_worth_halving
 from orchestrator.core.locate import read_echoes
 from orchestrator.core.model import (
+    BatchId,
     Collect,
     Collected,
     CollectedFile,
     Deferred,
     Ended,
     Expired,
+    Halved,
     Load,
     LoadId,
     Poll,
     SeenImporting,
+    Standing,
     State,
 )
 from orchestrator.core.schedule import ChunkKey, Watch
-from orchestrator.core.verdicts import Answered, Ruling, Saved, Verdict
-from orchestrator.errors import ReportFailing
+from orchestrator.core.verdicts import GONE_SPAN_S, Answered, Ruling, Saved, Verdict
+from orchestrator.errors import ReportFailing, SourceChanged, SourceMissing
 from orchestrator.runner.books import Books
+from orchestrator.runner.halving import halves
 from orchestrator.runner.strikes import Strikes
 
 log = structlog.get_logger()
 
-BATCH_LIFE_S = 7 * 86400.0
-"""Marketo: a batch id stays valid for seven days."""
 FILE_TRIES = 3
 """Downloads of a result file that seems to be cut, before the last one is kept as it is."""
 
@@ -75,6 +79,8 @@ class Following:
         self._marketo, self._caller, self._clock = marketo, caller, clock
         self.watches: dict[ChunkKey, Watch] = {}
         self.keep_sightings = False
+        self._said: set[tuple[BatchId, object]] = set()
+        """What was said of a batch already: once is enough."""
 
     async def poll(self, action: Poll) -> None:
         """Ask how one batch stands."""
@@ -96,6 +102,7 @@ class Following:
         match status.word:
             case "Importing":
                 standing = await self._books.standing(action)
+                self._tell_age(action, standing, now)
                 if standing.state is State.QUEUED or self.keep_sightings:
                     await self._books.record(standing, SeenImporting(asked_at, now))
             case "Complete" | "Failed":
@@ -103,10 +110,23 @@ class Following:
                 await self._books.record(standing, Ended(now, status.word, status.counts, status.message))
                 self.watches.pop((action.load_id, action.number), None)
                 log.info("batch.ended", batch=action.batch_id, chunk=action.number, status=status.word)
-            case "unknown":
-                log.warning("batch.status_unknown", batch=action.batch_id)
-            case "Queued":
-                pass
+            case "unknown" | "Queued":
+                self._tell_age(action, await self._books.standing(action), now)
+                if status.word == "unknown" and self._first_time(action.batch_id, "unknown"):
+                    log.warning("batch.status_unknown", batch=action.batch_id)
+
+    def _tell_age(self, action: Poll, standing: Standing, now: float) -> None:
+        assert standing.offer is not None
+        days = days_to_tell(standing.offer, now)
+        if days is not None and self._first_time(action.batch_id, days):
+            log.warning("batch.aged", batch=action.batch_id, chunk=action.number, days=days)
+        if is_stalled(standing.offer, now) and self._first_time(action.batch_id, "stalled"):
+            log.warning("batch.stalled", batch=action.batch_id, chunk=action.number)
+
+    def _first_time(self, batch_id: BatchId, what: object) -> bool:
+        known = (batch_id, what) in self._said
+        self._said.add((batch_id, what))
+        return not known
 
     async def _not_seen(self, action: Poll, ruling: Ruling) -> None:
         """No sound answer: asked again later, unless Marketo does not know the batch any more."""
@@ -116,19 +136,25 @@ class Following:
         self.watches[key] = Watch(asked_at=now, failures=watch.failures + (not slow))
         log.warning("poll.failed", batch=action.batch_id, verdict=ruling.verdict.name, why=ruling.why)
         standing = await self._books.standing(action)
-        accepted_at = standing.offer.accepted_at if standing.offer is not None else None
-        verdict = self._strikes.verdict(key, ruling)
-        if verdict is Verdict.GONE or (accepted_at is not None and now - accepted_at > BATCH_LIFE_S):
+        self._tell_age(action, standing, now)
+        verdict = self._strikes.verdict(key, ruling, now)
+        no_answer_s = now - self._strikes.since(key)
+        if verdict is Verdict.GONE or (is_over(standing.offer, now) and no_answer_s >= GONE_SPAN_S):
             await self._books.record(standing, Expired(now, ruling.why or "seven days are over"))
         else:
             self._strikes.give_up_if(verdict, ruling, now)
 
     async def collect(self, action: Collect) -> None:
-        """Save the failure and warning files of an ended batch, and count their rows against Marketo's."""
+        """Save the failure and warning files of an ended batch, and count their rows against Marketo's.
+
+        A chunk whose batch Failed for good is halved instead, while that may find the rows that broke it.
+        """
         standing = await self._books.standing(action)
         assert standing.offer is not None
         counts = standing.offer.counts
         assert counts is not None
+        if standing.offer.status == "Failed" and await self._halved(action, standing):
+            return
         saved: dict[ResultFile, CollectedFile | None] = {"failures": None, "warnings": None}
         wanted: dict[ResultFile, int] = {"failures": counts.failed, "warnings": counts.warned}
         for which, rows in wanted.items():
@@ -145,6 +171,23 @@ class Following:
                     return
         await self._books.record(standing, Collected(self._clock.now(), saved["failures"], saved["warnings"]))
         log.info("chunk.settled", chunk=action.number, imported=counts.imported, failed=counts.failed)
+
+    async def _halved(self, action: Collect, standing: Standing) -> bool:
+        """Halve a chunk that breaks its batches, so that the rows that do it come to stand alone; False: no further."""
+        books, load = self._books, self._loads[action.load_id]
+        spent = await books.ask(books.ledger.spent, load.id, action.number)
+        if not is_worth_halving(standing.rows, spent):
+            return False
+        chunk = await books.ask(books.ledger.chunk, load.id, action.number)
+        try:
+            parts = await halves(load, chunk)
+        except (SourceChanged, SourceMissing) as error:  # what is known stays: the batch failed, as a whole
+            log.warning("chunk.not_halved", chunk=action.number, why=error.message)
+            return False
+        why = f"its batch Failed: {standing.offer.message}" if standing.offer is not None else ""
+        await books.record(standing, Halved(self._clock.now(), parts, why))
+        log.info("chunk.halved", chunk=action.number, rows=standing.rows, failed_batches=spent.root_failures)
+        return True
 
     async def _collect_file(self, action: Collect, which: ResultFile, rows: int) -> CollectedFile | None:
         try:
@@ -169,17 +212,22 @@ class Following:
             why = f"the {which} file has {records} rows where Marketo counted {rows}"
             if records >= rows:
                 why = f"the {which} file does not end with a line end: it may be cut"
-        elif ruling.verdict is Verdict.NOTHING_THERE and self._strikes.of(key, which) >= FILE_TRIES:
+        elif ruling.verdict is Verdict.NOTHING_THERE and self._is_missing(key, which):
             return None
-        elif (verdict := self._strikes.verdict(key, ruling)) is Verdict.GONE:
+        elif (verdict := self._strikes.verdict(key, ruling, self._clock.now())) is Verdict.GONE:
             raise _GoneError(ruling.why)
         else:
             self._strikes.give_up_if(verdict, ruling, self._clock.now())
             why = ruling.why or f"no {which} file, though Marketo counted {rows} rows"
         log.warning("collect.failed", batch=action.batch_id, which=which, why=why)
         if isinstance(outcome, Saved) or ruling.verdict is Verdict.NOTHING_THERE:
-            self._strikes.add(key, which)
+            self._strikes.add(key, which, self._clock.now())
         raise _LaterError(why)
+
+    def _is_missing(self, key: ChunkKey, which: ResultFile) -> bool:
+        """Marketo counted rows and says that there is no file of them: often enough, and for long enough?"""
+        missing_s = self._clock.now() - self._strikes.since(key, which)
+        return self._strikes.of(key, which) >= FILE_TRIES and missing_s >= GONE_SPAN_S
 
 
 def _count_records(path: Path, load: Load) -> tuple[int, bool]:

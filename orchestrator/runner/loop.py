@@ -195,14 +195,16 @@ class Runner:
     async def _look(self) -> View:
         """How things stand, read in one go."""
         now = self._clock.now()
+        if now >= self._calls_stored_at + CALLS_STORED_EVERY_S:
+            self._calls_stored_at = now
+            await self._store_calls()
+        # Nothing may be awaited between the last read and the decision: an action that ended meanwhile would be no
+        # longer busy and still look undone, and be done twice.
         view = await self._books.ask(self._read_view, now)
         if {s.load_id for s in view.open} - set(self._loads) and now >= self._adopted_at + ADOPT_S:
             self._adopted_at = now
             await self._adopt()
             view = await self._books.ask(self._read_view, now)
-        if now >= self._calls_stored_at + CALLS_STORED_EVERY_S:
-            self._calls_stored_at = now
-            await self._store_calls()
         self._slots_used = len(view.open)
         self._following.keep_sightings = any(s.state is State.DOUBTFUL for s in view.open)
         return view

@@ -9,25 +9,22 @@ When a chunk is offered is decided by `schedule`, what an answer means by `verdi
 
 from __future__ import annotations
 
-from functools import partial
-from pathlib import Path
 from random import Random
 
-import anyio.to_thread
 import structlog
 
 from orchestrator.adapters.clock import Clock
-from orchestrator.adapters.files import ChunkBytes, read_spans
+from orchestrator.adapters.files import ChunkBytes
 from orchestrator.adapters.ledger import BatchIdTaken
 from orchestrator.adapters.marketo import Marketo
 from orchestrator.caller import Caller
 from orchestrator.core.answers import batch_id_of
 from orchestrator.core.model import Accepted, AnswerLost, Deferred, Halved, Load, Refused, Standing, Submit
-from orchestrator.core.plan import halve
 from orchestrator.core.schedule import Admission, ChunkKey, Limits
-from orchestrator.core.verdicts import Answered, Outcome, Ruling, Verdict
+from orchestrator.core.verdicts import CUTS_OF_A_ROW, Answered, Outcome, Ruling, Verdict
 from orchestrator.errors import SourceChanged, SourceMissing
 from orchestrator.runner.books import Books
+from orchestrator.runner.halving import halves
 from orchestrator.runner.strikes import Strikes
 
 log = structlog.get_logger()
@@ -77,7 +74,7 @@ class Offering:
     async def _submit(self, action: Submit) -> None:
         load, books = self._load, self._books
         chunk = await books.ask(books.ledger.chunk, load.id, action.number)
-        content = ChunkBytes(Path(load.source.path), load.header, chunk)
+        content = ChunkBytes(load.source, load.header, chunk)
         offered: Standing | None = None
 
         async def ask(token: str) -> Outcome:
@@ -133,7 +130,7 @@ class Offering:
         """An upload that came back without a batch id: what the ledger has to know of it."""
         books, key, why = self._books, (offered.load_id, offered.number), ruling.why
         log.warning("upload.refused", chunk=offered.number, verdict=ruling.verdict.name, why=why)
-        match verdict := self._strikes.verdict(key, ruling):
+        match verdict := self._strikes.verdict(key, ruling, now):
             case Verdict.WAIT_FOR_SLOT:
                 await books.record(offered, Deferred(now, now, why))
                 self.queue.refused(now, await books.in_marketo(), self._probe_wait_s())
@@ -142,7 +139,11 @@ class Offering:
                 if self.lane is not None and self._load.target.list_id is not None:
                     in_list = await books.in_list(self._load.target.list_id)
                     self.lane.refused(now, in_list, self._probe_wait_s())
-            case Verdict.HALVE:
+            case Verdict.HALVE if ruling.verdict is Verdict.HALVE:
+                await self._halve(offered, why, now)
+            case Verdict.HALVE if await self._is_cut_for_its_size(offered):
+                cuts = self._strikes.of(key, verdict.name)
+                why = f"the connection was cut {cuts} times while it was sent, and other calls got through ({why})"
                 await self._halve(offered, why, now)
             case Verdict.DOUBT:
                 await books.record(offered, AnswerLost(now, why))
@@ -157,13 +158,23 @@ class Offering:
     def _probe_wait_s(self) -> float:
         return self._limits.max_interval_s * self._rng.uniform(1.0, 2.0)
 
+    async def _is_cut_for_its_size(self, offered: Standing) -> bool:
+        """Cut in mid-body again and again: is it the chunk, and not the network? Then other calls get through."""
+        key, what = (offered.load_id, offered.number), Verdict.HALVE.name
+        sound_at = self._caller.sound_at
+        if sound_at is None or sound_at < self._strikes.since(key, what):
+            return False
+        return offered.rows > 1 or self._strikes.of(key, what) >= CUTS_OF_A_ROW
+
     async def _halve(self, offered: Standing, why: str, now: float) -> None:
         load, books = self._load, self._books
         chunk = await books.ask(books.ledger.chunk, load.id, offered.number)
         if chunk.rows == 1:
             await books.record(offered, Refused(now, f"row {chunk.first_row} alone is too large: {why}"))
             return
-        content = await anyio.to_thread.run_sync(partial(read_spans, Path(load.source.path), load.header, chunk.spans))
-        header_bytes = load.header.stop - load.header.start
-        children = halve(chunk, content[:header_bytes], content[header_bytes:], load.format)
-        await books.record(offered, Halved(now, children, why))
+        try:
+            parts = await halves(load, chunk)
+        except (SourceChanged, SourceMissing) as error:
+            await books.record(offered, Deferred(now, now, error.message))
+            raise
+        await books.record(offered, Halved(now, parts, why))

@@ -7,7 +7,8 @@ decided by `verdicts`; when the next try is due, and when a load must stop, is s
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import defaultdict
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from random import Random
 
@@ -17,31 +18,51 @@ from orchestrator.core.verdicts import Ruling, Verdict
 from orchestrator.errors import AccessRefused, InternalFault, Misconfigured, OrchestratorError, QuotaSpent, Unreachable
 
 
+@dataclass(slots=True)
+class _Count:
+    """How often, and since when."""
+
+    times: int = 0
+    since: float = 0.0
+
+    def one_more(self, now: float) -> None:
+        self.since = self.since if self.times else now
+        self.times += 1
+
+
 class Strikes:
     """The troubles of every chunk of a run. Kept in memory: a new run begins with a clean slate."""
 
     def __init__(self, limits: Limits, rng: Random, subscription: str) -> None:
         self._limits, self._rng, self._subscription = limits, rng, subscription
-        self._counted: defaultdict[ChunkKey, Counter[str]] = defaultdict(Counter)
+        self._counted: defaultdict[ChunkKey, defaultdict[str, _Count]] = defaultdict(lambda: defaultdict(_Count))
         """All in a row, and by what would follow too many."""
 
-    def verdict(self, key: ChunkKey, ruling: Ruling) -> Verdict:
-        """The verdict, or what comes after it when it has been repeated often enough."""
+    def verdict(self, key: ChunkKey, ruling: Ruling, now: float) -> Verdict:
+        """The verdict, or what comes after it when it has been repeated often enough, for long enough."""
         if ruling.verdict is not Verdict.ASK_AGAIN:
             return ruling.verdict
         strikes = self._counted[key]
-        strikes["all"] += 1
+        strikes["all"].one_more(now)
         if ruling.tries is None:
             return Verdict.ASK_AGAIN
-        strikes[ruling.then.name] += 1
-        return ruling.then if strikes[ruling.then.name] > ruling.tries else Verdict.ASK_AGAIN
+        counted = strikes[ruling.then.name]
+        counted.one_more(now)
+        enough = counted.times > ruling.tries and now - counted.since >= ruling.span_s
+        return ruling.then if enough else Verdict.ASK_AGAIN
 
-    def add(self, key: ChunkKey, what: str) -> None:
+    def add(self, key: ChunkKey, what: str, now: float) -> None:
         """One more trouble of another kind than a ruling."""
-        self._counted[key].update(("all", what))
+        for name in ("all", what):
+            self._counted[key][name].one_more(now)
 
     def of(self, key: ChunkKey, what: str) -> int:
-        return self._counted[key][what]
+        return self._counted[key][what].times
+
+    def since(self, key: ChunkKey, what: str = "all") -> float:
+        """When that began, since it last went well; infinitely late when it never did."""
+        counted = self._counted[key][what]
+        return counted.since if counted.times else float("inf")
 
     def forget(self, key: ChunkKey) -> None:
         """It went well."""
@@ -49,7 +70,7 @@ class Strikes:
 
     def backoff_s(self, key: ChunkKey) -> float:
         """How long to wait before the next try: doubled with each trouble, with jitter, within the poll intervals."""
-        base_s = self._limits.min_interval_s * 2.0 ** min(self._counted[key]["all"], 6)
+        base_s = self._limits.min_interval_s * 2.0 ** min(self._counted[key]["all"].times, 6)
         return min(base_s, self._limits.max_interval_s) * self._rng.uniform(0.5, 1.0)
 
     def give_up_if(self, verdict: Verdict, ruling: Ruling, now: float) -> None:

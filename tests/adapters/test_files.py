@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from orchestrator.adapters import files
-from orchestrator.adapters.files import ChunkBytes, fingerprint_file, plan_file, private_folder, read_spans
+from orchestrator.adapters.files import ChunkBytes, fingerprint_file, plan_file, private_folder, read_chunk
 from orchestrator.core.model import Chunk, Fingerprint, Format, Plan, SourceFile
 from orchestrator.core.plan import Planner
 from orchestrator.errors import EmptySource, MissingLookupColumn, NotText, SourceChanged, SourceMissing
@@ -38,12 +38,12 @@ def planned(path: Path, budget: int = 1_000) -> tuple[SourceFile, Plan]:
     return plan_file(path, format=None, budget=budget, lookup_field="email", keep_rejected=10)
 
 
-def sent(path: Path, plan: Plan, chunk: Chunk) -> tuple[bytes, Exception | None]:
+def sent(file: SourceFile, plan: Plan, chunk: Chunk) -> tuple[bytes, Exception | None]:
     """What a server would have got, and how the body ended."""
     got: list[bytes] = []
 
     async def send() -> None:
-        async for piece in ChunkBytes(path, plan.header, chunk):
+        async for piece in ChunkBytes(file, plan.header, chunk):
             got.append(piece)
 
     try:
@@ -69,10 +69,10 @@ def test_a_chunk_is_sent_as_it_was_planned_and_as_often_as_asked(
 ) -> None:
     """After a renewed token the same body is sent once more; its length was announced before."""
     monkeypatch.setattr(files, "BLOCK_BYTES", block_bytes)
-    _, plan = planned(source, budget=100)
+    file, plan = planned(source, budget=100)
     assert len(plan.chunks) > 3
     for chunk in plan.chunks:
-        body = ChunkBytes(source, plan.header, chunk)
+        body = ChunkBytes(file, plan.header, chunk)
         expected = b"email,n\n" + b"".join(SOURCE[span.start : span.stop] for span in chunk.spans)
         assert body.size_bytes == len(expected)
 
@@ -80,7 +80,7 @@ def test_a_chunk_is_sent_as_it_was_planned_and_as_often_as_asked(
             return [b"".join([piece async for piece in body]) for _ in range(2)]
 
         assert anyio.run(twice) == [expected, expected]
-        assert read_spans(source, plan.header, chunk.spans) == expected
+        assert read_chunk(file, plan.header, chunk) == expected
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -91,28 +91,30 @@ def test_a_body_with_other_bytes_is_never_complete(
     """An incomplete body is refused and imports nothing; a complete one with other rows cannot be taken back."""
     monkeypatch.setattr(files, "BLOCK_BYTES", block_bytes)
     source.write_bytes(SOURCE)
-    _, plan = planned(source, budget=100)
+    file, plan = planned(source, budget=100)
     chunk = data.draw(st.sampled_from(plan.chunks))
     ours = [*range(plan.header.stop), *(at for span in chunk.spans for at in range(span.start, span.stop))]
-    at = data.draw(st.sampled_from(ours))
+    place = data.draw(st.sampled_from(ours))
     changed = bytearray(SOURCE)
     if data.draw(st.booleans()):
-        changed[at] ^= data.draw(st.integers(1, 255))
+        changed[place] ^= data.draw(st.integers(1, 255))
     else:
-        del changed[at:]
+        del changed[place:]
     source.write_bytes(changed)
-    got, error = sent(source, plan, chunk)
+    got, error = sent(file, plan, chunk)
     assert isinstance(error, SourceChanged)
     assert f"chunk {chunk.number}, rows {chunk.first_row} to {chunk.last_row}" in error.message
     assert len(got) < chunk.size_bytes
+    with pytest.raises(SourceChanged):
+        read_chunk(file, plan.header, chunk)
 
 
 def test_rows_that_moved_are_never_complete(source: Path) -> None:
     """One row written in front, and every chunk would hold other rows."""
-    _, plan = planned(source, budget=100)
+    file, plan = planned(source, budget=100)
     source.write_bytes(SOURCE.replace(b"email,n\n", b"email,n\n0@x,0\n"))
     for chunk in plan.chunks:
-        got, error = sent(source, plan, chunk)
+        got, error = sent(file, plan, chunk)
         assert isinstance(error, SourceChanged)
         assert len(got) < chunk.size_bytes
 
@@ -123,7 +125,7 @@ def test_a_change_while_it_is_sent_is_noticed(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(files, "BLOCK_BYTES", 1_000)
     path, content = tmp_path / "leads.csv", b"email,n\n" + b"a@x,1\n" * 20_000
     path.write_bytes(content)
-    _, plan = planned(path, budget=200_000)
+    file, plan = planned(path, budget=200_000)
     chunk, got = plan.chunks[0], bytearray()
     assert chunk.size_bytes == len(content)
 
@@ -131,7 +133,7 @@ def test_a_change_while_it_is_sent_is_noticed(tmp_path: Path, monkeypatch: pytes
         path.write_bytes(content[:50_000] if change == "length" else content[:-2] + b"2\n")
 
     async def send() -> None:
-        async for piece in ChunkBytes(path, plan.header, chunk):
+        async for piece in ChunkBytes(file, plan.header, chunk):
             if not got:
                 change_it()
             got.extend(piece)
@@ -144,11 +146,11 @@ def test_a_change_while_it_is_sent_is_noticed(tmp_path: Path, monkeypatch: pytes
 @pytest.mark.parametrize("instead", ["nothing", "a folder"])
 def test_a_source_that_is_gone_is_said_and_nothing_is_sent(source: Path, instead: str) -> None:
     """Code 66, and not a body of zero bytes."""
-    _, plan = planned(source)
+    file, plan = planned(source)
     source.unlink()
     if instead == "a folder":
         source.mkdir()
-    got, error = sent(source, plan, plan.chunks[0])
+    got, error = sent(file, plan, plan.chunks[0])
     assert got == b""
     assert isinstance(error, SourceMissing)
     assert str(source) in error.message
@@ -156,17 +158,57 @@ def test_a_source_that_is_gone_is_said_and_nothing_is_sent(source: Path, instead
 
 def test_rows_added_at_the_end_do_not_spoil_what_was_planned(source: Path) -> None:
     """Only what was hashed is sent; the new rows belong to another load."""
-    _, plan = planned(source)
+    file, plan = planned(source)
     source.write_bytes(SOURCE + b"41@x,41\n")
-    assert sent(source, plan, plan.chunks[0]) == (SOURCE, None)
+    assert sent(file, plan, plan.chunks[0]) == (SOURCE, None)
 
 
 def test_a_chunk_of_another_hash_is_not_complete_even_in_one_piece(source: Path) -> None:
     """The last piece is withheld however few there are."""
-    _, plan = planned(source)
-    got, error = sent(source, plan, replace(plan.chunks[0], sha256="0" * 64))
+    file, plan = planned(source)
+    got, error = sent(file, plan, replace(plan.chunks[0], sha256="0" * 64))
     assert isinstance(error, SourceChanged)
     assert len(got) < len(SOURCE)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ("grew", "it was written to (318 bytes instead of 310);"),
+        ("cut", "it was written to (100 bytes instead of 310);"),
+        ("written over", "it was written to;"),
+        ("replaced", "another file was put in its place;"),
+        ("written over, its time set back", "its content changed, though its size and time did not;"),
+        ("gone", "No such file or directory"),
+    ],
+)
+def test_a_load_that_stops_says_what_has_changed_and_how_to_go_on(source: Path, change: str, words: str) -> None:
+    """Somebody has to find out who wrote into the file at night."""
+    file, plan = planned(source)
+    other = SOURCE.replace(b"7@x", b"8@x")
+    match change:
+        case "grew":
+            source.write_bytes(other + b"41@x,41\n")
+        case "cut":
+            source.write_bytes(SOURCE[:100])
+        case "replaced":
+            beside = source.with_suffix(".new")
+            beside.write_bytes(other)
+            beside.rename(source)
+        case "gone":
+            source.unlink()
+        case _:
+            source.write_bytes(other)
+    if "set back" in change:
+        os.utime(source, ns=(file.mtime_ns, file.mtime_ns))
+    elif change in ("grew", "cut", "written over"):
+        os.utime(source, ns=(file.mtime_ns, file.mtime_ns + 1))
+    got, error = sent(file, plan, plan.chunks[0])
+    assert len(got) < plan.chunks[0].size_bytes
+    assert isinstance(error, SourceMissing if change == "gone" else SourceChanged)
+    assert error.message.startswith(f"{source}: ")
+    assert words in error.message
+    assert "back" in error.remedy or "path" in error.remedy
 
 
 # --- what is planned --------------------------------------------------------------------------------------
@@ -216,25 +258,56 @@ def test_what_is_not_a_readable_file_is_said_at_once(tmp_path: Path, what: str) 
         assert caught.value.remedy
 
 
-@pytest.mark.parametrize("change", ["it grew", "it was written again"])
+CHANGES = ["it grew", "its time was set", "it was written over, its time set back", "another was put there", "it went"]
+
+
+@pytest.mark.parametrize("change", CHANGES)
 def test_a_source_that_changes_while_it_is_planned_is_refused(
     source: Path, monkeypatch: pytest.MonkeyPatch, change: str
 ) -> None:
     """An export that still runs: half of it would be loaded and called done."""
 
+    before = source.stat()
+
     class Meanwhile(Planner):
         def feed(self, block: bytes) -> None:
             super().feed(block)
-            if change == "it grew" and source.stat().st_size == len(SOURCE):
-                with source.open("ab") as file:
-                    file.write(b"41@x,41\n")
-            elif change == "it was written again":
-                os.utime(source, ns=(1, 1))
+            if not block.startswith(b"email"):
+                return
+            match change:
+                case "it grew":
+                    with source.open("ab") as file:
+                        file.write(b"41@x,41\n")
+                case "its time was set":
+                    os.utime(source, ns=(1, 1))
+                case "it was written over, its time set back":
+                    while source.stat().st_ctime_ns == before.st_ctime_ns:  # until the system's clock ticks
+                        source.write_bytes(SOURCE.replace(b"40@x", b"41@x"))
+                        os.utime(source, ns=(before.st_atime_ns, before.st_mtime_ns))
+                case "another was put there":
+                    source.with_suffix(".new").write_bytes(SOURCE)
+                    source.with_suffix(".new").rename(source)
+                case _:
+                    source.unlink()
 
     monkeypatch.setattr(files, "Planner", Meanwhile)
     monkeypatch.setattr(files, "BLOCK_BYTES", 400)
     with pytest.raises(SourceChanged, match="while it was read"):
         planned(source)
+
+
+def test_a_disk_that_fails_while_the_source_is_read_is_said_of_the_source(
+    source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Code 66 and the path, not a traceback from the depths."""
+    file, plan = planned(source)
+    monkeypatch.setattr(files, "_open_regular", lambda path, flags=0: os.open(path, os.O_WRONLY))  # no read works
+    for read in (planned, fingerprint_file, lambda _: read_chunk(file, plan.header, plan.chunks[0])):
+        with pytest.raises(SourceMissing, match="Bad file descriptor") as caught:
+            read(source)
+        assert str(source) in caught.value.message
+    got, error = sent(file, plan, plan.chunks[0])
+    assert (got, type(error)) == (b"", SourceMissing)
 
 
 @pytest.mark.parametrize(
@@ -253,9 +326,10 @@ def test_a_source_is_never_modified(source: Path) -> None:
     """It is the user's, and the only copy."""
     source.chmod(0o400)
     before = source.stat()
-    _, plan = planned(source, budget=100)
+    file, plan = planned(source, budget=100)
     for chunk in plan.chunks:
-        sent(source, plan, chunk)
+        sent(file, plan, chunk)
+        read_chunk(file, plan.header, chunk)
     fingerprint_file(source)
     after = source.stat()
     assert source.read_bytes() == SOURCE

@@ -12,8 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from orchestrator.adapters import locks
-from orchestrator.adapters.ledger import SCHEMA_VERSION, BatchIdTaken, Ledger, connect
+from orchestrator.adapters.ledger import _MIGRATIONS, SCHEMA_VERSION, BatchIdTaken, Ledger, connect
 from orchestrator.core import lifecycle
+from orchestrator.core.isolate import Spent
 from orchestrator.core.model import (
     Accepted,
     AnswerLost,
@@ -42,6 +43,7 @@ from orchestrator.core.model import (
     State,
     Target,
 )
+from orchestrator.core.report import Account, account
 from orchestrator.errors import IllegalTransition, LedgerLocked, LedgerUnusable
 
 
@@ -218,6 +220,67 @@ def test_halves_take_the_place_of_their_chunk(tmp_path: Path) -> None:
     ]
     assert ledger.chunk(load_id, ChunkNumber(5)).parent == 1
     ledger.close()
+
+
+def test_parts_know_what_was_spent_on_their_chunk_and_what_became_of_it(tmp_path: Path) -> None:
+    """The search for bad rows is bounded per chunk of the plan, and rows in doubt must not be called unsent."""
+    ledger, load_id = a_ledger(tmp_path, chunks=1)
+    whole = ledger.chunk(load_id, ChunkNumber(1))
+    whole = replace(whole, spans=(Span(6, 16, 2, 1, 2),))
+    left = replace(whole, spans=(Span(6, 11, 1, 1, 2),), rows=1, size_bytes=11)
+    right = replace(whole, spans=(Span(11, 16, 1, 2, 3),), rows=1, size_bytes=11)
+    failed = Ended(9.0, "Failed", Counts(0, 0, 0), "System error")
+    facts = (AnswerLost(6.0, "reset"), DoubtEnded(7.0, "lease", resend=True))
+    ledger.claim(load_id, whole.number, 5.0, 10)
+    for fact in facts:
+        ledger.record(load_id, whole.number, fact)
+    for batch in (70, 71):
+        ledger.claim(load_id, whole.number, 8.0, 10)
+        ledger.record(load_id, whole.number, Accepted(8.5, BatchId(batch)))
+        ledger.record(load_id, whole.number, failed)
+    assert ledger.spent(load_id, whole.number) == Spent(2, 2, 2)
+    ledger.record(load_id, whole.number, Halved(10.0, (left, right), "Failed"))
+    ledger.claim(load_id, ChunkNumber(2), 11.0, 10)
+    ledger.record(load_id, ChunkNumber(2), Accepted(11.5, BatchId(72)))
+    part = ledger.record(load_id, ChunkNumber(2), failed)
+    assert (part.batch_failures, part.batch_failures_before, part.doubts, part.doubts_before) == (1, 2, 0, 1)
+    assert ledger.spent(load_id, ChunkNumber(2)) == ledger.spent(load_id, whole.number) == Spent(2, 3, 3)
+    accounts = [account(record) for record in ledger.records(load_id)]
+    assert accounts == [Account(), Account(unknown=1), Account(unknown=1)]
+    ledger.close()
+
+
+def test_an_old_ledger_gets_what_is_new_and_its_parts_their_roots(tmp_path: Path) -> None:
+    """A chunk that was halved twice before the upgrade: its parts must know their root and the doubt before them."""
+    path = tmp_path / "ledger.db"
+    old = connect(path)
+    old.executescript(_MIGRATIONS[0].read_text(encoding="utf-8") + "PRAGMA user_version = 1;")
+    old.execute(
+        "INSERT INTO loads VALUES ('l', 'h', '/s', 9, 0, 0, '', 'csv', 0, 1, '[]', '{}', NULL, 9, 9, 0, 1, 'resend', "
+        "'/r', '/b', 1.0, NULL, NULL)"
+    )
+    for number, parent, state, doubts in (
+        (1, None, "halved", 1),
+        (2, None, "planned", 0),
+        (3, 1, "halved", 2),
+        (4, 1, "planned", 0),
+        (5, 3, "planned", 0),
+    ):
+        old.execute(
+            "INSERT INTO chunks (load_id, number, parent, subscription, spans, first_row, rows, size_bytes, sha256, "
+            "state, doubts) VALUES ('l', ?, ?, 'h', '[[0, 1, 1, 1, 2]]', 1, 1, 9, '', ?, ?)",
+            (number, parent, state, doubts),
+        )
+    old.close()
+    with Ledger(path) as ledger:
+        rows = ledger._db.execute("SELECT number, root, doubts_before FROM chunks ORDER BY number").fetchall()
+        assert rows == [(1, None, 0), (2, None, 0), (3, 1, 1), (4, 1, 1), (5, 1, 3)]
+        assert ledger._db.execute("PRAGMA user_version").fetchone() == (SCHEMA_VERSION,)
+
+
+def test_migrations_are_numbered_from_one_without_a_gap() -> None:
+    """The schema's version is the number of the last one applied."""
+    assert [file.name for file in _MIGRATIONS] == [f"{number:04}.sql" for number in range(1, SCHEMA_VERSION + 1)]
 
 
 def test_a_second_connection_sees_what_the_first_committed(tmp_path: Path) -> None:

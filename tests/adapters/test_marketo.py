@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import socket
+import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -14,7 +16,7 @@ import pytest
 from orchestrator.adapters import marketo as adapter
 from orchestrator.adapters.marketo import Marketo, Token
 from orchestrator.core.model import BatchId, Format, Target
-from orchestrator.core.verdicts import Answered, ApiError, Failed, Outcome, Saved, plain
+from orchestrator.core.verdicts import Answered, ApiError, Failed, Outcome, Saved, Verdict, judge, plain
 
 T = TypeVar("T")
 BATCH = BatchId(7)
@@ -116,6 +118,7 @@ def test_an_answer_lost_after_the_body_is_told_apart_from_one_before_it() -> Non
     during = ask(Peer(b"", read=1), lambda client: upload(client, 30_000_000))
     assert isinstance(after, Failed)
     assert after.body_sent
+    assert not after.cut_off
     assert isinstance(during, Failed)
     assert not during.body_sent
 
@@ -137,6 +140,7 @@ def test_a_refused_connection_is_known_not_to_have_sent_anything() -> None:
     outcome = anyio.run(main)
     assert isinstance(outcome, Failed)
     assert not outcome.body_sent
+    assert not outcome.cut_off
 
 
 def test_an_early_413_is_read_although_the_body_was_not_taken() -> None:
@@ -144,6 +148,22 @@ def test_an_early_413_is_read_although_the_body_was_not_taken() -> None:
     outcome = ask(Peer(http(b"<html>", "413 Too Large"), read=1, before_close_s=0.2), upload)
     assert isinstance(outcome, Failed)
     assert outcome.http_status == 413
+
+
+def test_an_early_413_that_is_lost_to_the_reset_is_known_as_cut_in_mid_body() -> None:
+    """Servers close while we still send: the reset destroys their answer. Never a doubt, and in the end too large."""
+
+    class Resetting(Peer):
+        async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await reader.readuntil(b"\r\n\r\n")
+            at_once = struct.pack("ii", 1, 0)  # a reset instead of an orderly end
+            writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, at_once)
+            writer.transport.abort()
+
+    outcome = ask(Resetting(b""), lambda client: upload(client, 30_000_000))
+    assert isinstance(outcome, Failed)
+    assert (outcome.http_status, outcome.body_sent, outcome.cut_off) == (None, False, True)
+    assert judge(outcome, "create").then is Verdict.HALVE
 
 
 def test_the_secret_travels_in_the_body_of_the_identity_call_only() -> None:

@@ -131,6 +131,21 @@ def test_a_failed_batch_is_sent_once_more_and_then_counted() -> None:
     assert lifecycle.apply(chunk, failed).state is State.COLLECTING
 
 
+def failing_part(rows: int) -> Standing:
+    return replace(standing(State.QUEUED), rows=rows, batch_failures_before=2)
+
+
+def test_a_part_of_a_broken_chunk_is_searched_at_its_first_failure_and_a_single_row_sent_twice() -> None:
+    """Sending each part twice would double the cost; calling one row bad on one failure would lose it to a hiccup."""
+    failed = Ended(20.0, "Failed", Counts(0, 0, 0), "system error")
+    assert lifecycle.apply(failing_part(2), failed).state is State.COLLECTING
+    row = lifecycle.apply(failing_part(1), failed)
+    assert row.state is State.PLANNED
+    for kind in (Offered, Accepted):
+        row = lifecycle.apply(row, FACTS[kind])
+    assert lifecycle.apply(row, failed).state is State.COLLECTING
+
+
 @pytest.mark.parametrize(("resend", "after"), [(True, State.PLANNED), (False, State.HELD)])
 def test_the_end_of_a_doubt_obeys_the_operator(resend: bool, after: State) -> None:
     """--on-doubt stop must never send again by itself."""

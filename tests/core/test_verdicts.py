@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from orchestrator.core.answers import batch_id_of, status_of
 from orchestrator.core.model import BatchId
-from orchestrator.core.verdicts import Answered, ApiError, CallKind, Failed, Saved, Verdict, judge
+from orchestrator.core.verdicts import CUTS, GONE_SPAN_S, Answered, ApiError, CallKind, Failed, Saved, Verdict, judge
 
 KINDS: tuple[CallKind, ...] = get_args(CallKind)
 
@@ -77,6 +77,21 @@ def test_a_lost_answer_is_a_doubt_only_when_the_body_was_sent(status: int | None
     assert judge(Failed("reset", status, body_sent=False), "create").verdict is Verdict.ASK_AGAIN
 
 
+def test_an_upload_cut_in_mid_body_again_and_again_is_too_large_and_never_a_doubt() -> None:
+    """A server that answers 413 early and closes loses its answer to the reset: trying on for ever is no answer."""
+    ruling = judge(Failed("reset", cut_off=True), "create")
+    assert (ruling.verdict, ruling.tries, ruling.then) == (Verdict.ASK_AGAIN, CUTS - 1, Verdict.HALVE)
+    assert judge(Failed("reset"), "create").tries is None
+
+
+@pytest.mark.parametrize("outcome", [refused("1013"), refused("610"), Failed("HTTP 404", 404)])
+def test_an_unknown_batch_is_believed_gone_after_many_answers_over_a_quarter_of_an_hour(outcome: Any) -> None:
+    """All three ways to say so are alike: believing too soon loses the outcome of a chunk."""
+    ruling = judge(outcome, "status")
+    assert (ruling.verdict, ruling.then, ruling.span_s) == (Verdict.ASK_AGAIN, Verdict.GONE, GONE_SPAN_S)
+    assert GONE_SPAN_S >= 300
+
+
 def test_missing_result_files_are_no_error() -> None:
     """Custom objects answer 404 when no row failed."""
     assert judge(Failed("HTTP 404", 404), "failures").verdict is Verdict.NOTHING_THERE
@@ -92,6 +107,7 @@ def test_missing_result_files_are_no_error() -> None:
             st.one_of(st.none(), st.integers(100, 599)),
             st.booleans(),
             st.one_of(st.none(), st.floats(0, 100)),
+            st.booleans(),
             st.booleans(),
         ),
         st.builds(

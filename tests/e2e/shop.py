@@ -53,8 +53,15 @@ class Shop:
 
     def start(self, *arguments: str, **environment: str) -> subprocess.Popen[str]:
         """A command under way."""
+        return self._start("-m", "orchestrator", *arguments, **environment)
+
+    def start_script(self, script: str, *arguments: str, **environment: str) -> subprocess.Popen[str]:
+        """A script under way, as the command would be."""
+        return self._start(script, *arguments, **environment)
+
+    def _start(self, *arguments: str, **environment: str) -> subprocess.Popen[str]:
         return subprocess.Popen(
-            [sys.executable, "-m", "orchestrator", *arguments],
+            [sys.executable, *arguments],
             cwd=self.folder,
             env={**self.environment, **environment},
             stdout=subprocess.PIPE,

@@ -64,11 +64,13 @@ def test_a_source_that_cannot_be_loaded_is_refused_with_65_and_nothing_is_sent(m
     assert market.simulator.truth()["batches_accepted"] == 0
 
 
-@pytest.mark.parametrize("source", ["missing.csv", ".", "/dev/null", "fifo"])
+@pytest.mark.parametrize("source", ["missing.csv", ".", "/dev/null", "fifo", "circle.csv"])
 def test_a_source_that_is_not_there_is_66(market: Shop, source: str) -> None:
     """A FIFO must not hang the command, and a folder is no file."""
     if source == "fifo":
         subprocess.run(["mkfifo", market.folder / "fifo"], check=True)
+    if source == "circle.csv":
+        (market.folder / "circle.csv").symlink_to("circle.csv")
     done = market.run("load", source, timeout=20)
     assert done.code == 66, done
     assert_plain(done.err)
@@ -79,6 +81,35 @@ def test_wrong_arguments_are_2(market: Shop) -> None:
     """Two is what every shell expects."""
     for arguments in (["load"], ["lod", "x"], ["load", "x", "--max-wait", "soon"], ["load", "x", "--max-rejected=-1"]):
         assert market.run(*arguments).code == 2
+        told = market.run(*arguments, "--json")
+        assert told.code == 2
+        error, summary = map(json.loads, told.out.splitlines())
+        assert (error["type"], error["code"], error["schema"]) == ("error", 2, 1)
+        assert error["message"] in told.err
+        assert error["remedy"]
+        assert summary == {"type": "summary", "schema": 1, "exit_code": 2}
+
+
+@pytest.mark.parametrize(
+    "flag",
+    [("--list-id", "x"), ("--list-id", "0"), ("--object", "nonsense"), ("--partition", ""), ("--lookup-field", "")],
+)
+def test_a_value_that_a_flag_does_not_take_is_2_and_named_by_its_flag(market: Shop, flag: tuple[str, str]) -> None:
+    """It was typed just now; the same value in a file is the configuration's fault, and 78."""
+    (market.folder / "good.csv").write_bytes(GOOD)
+    done = market.run("load", "good.csv", *flag, "--json")
+    assert done.code == 2, done
+    assert_plain(done.err)
+    assert flag[0] in done.err
+    error, summary = map(json.loads, done.out.splitlines())
+    assert (error["type"], error["code"], summary["exit_code"]) == ("error", 2, 2)
+
+
+def test_the_same_value_from_elsewhere_is_78(market: Shop) -> None:
+    """A scheduler tells a typing error from a broken machine by the code."""
+    done = market.run("load", "good.csv", ORCHESTRATOR_IMPORT__OBJECT="nonsense")
+    assert done.code == 78, done
+    assert "ORCHESTRATOR_IMPORT__OBJECT" in done.err
 
 
 def test_wrong_credentials_are_77_at_once(market: Shop) -> None:
@@ -90,7 +121,11 @@ def test_wrong_credentials_are_77_at_once(market: Shop) -> None:
     assert_plain(done.err)
     assert "wrong-secret-here" not in done.out + done.err
     assert time.monotonic() - begun < 15
-    assert market.run("check", ORCHESTRATOR_MARKETO__CLIENT_SECRET="wrong-secret-here").code == 77
+    checked = market.run("check", ORCHESTRATOR_MARKETO__CLIENT_SECRET="wrong-secret-here")
+    assert checked.code == 77
+    for text in (done.err, checked.out):
+        for setting in ("marketo.client_id", "marketo.client_secret", "marketo.base_url"):
+            assert setting in text
 
 
 def test_a_host_that_is_not_there_is_69_after_half_a_minute_and_resumable(market: Shop) -> None:
@@ -135,7 +170,43 @@ def test_a_corrupt_ledger_is_78_and_left_as_it_is(market: Shop) -> None:
     assert done.code == 78, done
     assert_plain(done.err)
     assert "broken.db" in done.err
+    assert "orchestrator export" in done.err
     assert ledger.read_bytes() == before
+    saved = market.run("export", ORCHESTRATOR_STATE__LEDGER="sqlite:///broken.db")
+    assert saved.code == 78, saved
+    assert_plain(saved.err)
+    error, *_, summary = map(json.loads, saved.out.splitlines())
+    assert (error["type"], summary["type"], summary["records"]) == ("error", "summary", {})
+    assert ledger.read_bytes() == before
+
+
+def test_a_sound_ledger_is_exported_whole_as_json_lines(market: Shop) -> None:
+    """It is the second copy that can be kept elsewhere, and read by anything."""
+    (market.folder / "good.csv").write_bytes(GOOD)
+    with shop(market.folder) as own:
+        assert own.run("load", "good.csv", ORCHESTRATOR_STATE__LEDGER="sqlite:///exported.db").code == 0
+        done = own.run("export", ORCHESTRATOR_STATE__LEDGER="sqlite:///exported.db")
+    assert done.code == 0, done
+    *records, summary = map(json.loads, done.out.splitlines())
+    assert {record["record"] for record in records} == {"load", "chunk", "offer", "fact", "calls"}
+    assert summary["records"]["chunk"] == summary["records"]["offer"] == 1
+    assert next(record["batch_id"] for record in records if record["record"] == "offer") > 0
+
+
+@pytest.mark.parametrize("where", ["a file/ledger.db", "circle/ledger.db", "/proc/ledger.db", "owned.db"])
+def test_a_ledger_that_cannot_be_written_to_is_78_and_nothing_is_sent(market: Shop, where: str) -> None:
+    """A folder that is none, links in a circle, a file system that takes no files, owners that cannot be noted."""
+    (market.folder / "good.csv").write_bytes(GOOD)
+    (market.folder / "a file").write_bytes(b"")
+    (market.folder / "owned.db.owners").write_bytes(b"")
+    if not (market.folder / "circle").is_symlink():
+        (market.folder / "circle").symlink_to("circle")
+    done = market.run("load", "good.csv", ORCHESTRATOR_STATE__LEDGER=f"sqlite:///{where}")
+    assert done.code == 78, done
+    assert_plain(done.err)
+    assert where.split("/")[-1] in done.err
+    assert "state.ledger" in done.err
+    assert market.simulator.truth()["batches_accepted"] == 0
 
 
 def test_a_report_folder_that_cannot_be_is_78_and_nothing_is_sent(market: Shop) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from e2e.shop import Shop, expected, quick, rows_of, rows_received, shop
 
+from orchestrator.core.isolate import budget
 from orchestrator.simulator.leads import write_leads
 
 
@@ -289,20 +290,31 @@ def test_a_batch_that_ends_failed_is_sent_once_more(tmp_path: Path) -> None:
         assert market.report().json["totals"]["imported"] == 1_000
 
 
-def test_rows_of_a_batch_that_fails_for_good_are_all_listed(tmp_path: Path) -> None:
-    """Complete is not success, and Failed is not silence."""
+def test_the_row_that_breaks_its_batches_is_found_and_all_others_are_imported(tmp_path: Path) -> None:
+    """Failed says nothing of single rows: one bad row must not keep thousands of others out."""
     write_leads(tmp_path / "leads.csv", 1_000, bad_share=0)
     source = (tmp_path / "leads.csv").read_text().replace("lead00000500@example.com", "poison")
     (tmp_path / "leads.csv").write_text(source)
+    row_of_poison = next(at for at, row in enumerate(rows_of(tmp_path / "leads.csv")) if "poison" in row)
     with shop(tmp_path, quick(poison="poison")) as market:
         done = market.run("load", "leads.csv")
         assert done.code == 3, done
         report = market.report()
-        batch = next(b for b in report.json["batches"] if b["first_row"] <= 500 <= b["last_row"])
-        assert report.json["totals"]["failed"] == batch["rows"]
-        listed = [row["source_row"] for row in report.rows if row["kind"] == "failure"]
-        assert listed == list(range(batch["first_row"], batch["last_row"] + 1))
+        assert (report.json["totals"]["failed"], report.json["totals"]["imported"]) == (1, 999)
+        assert [row["source_row"] for row in report.rows if row["kind"] == "failure"] == [row_of_poison]
         assert "System error" in report.rows[0]["reason"]
+
+
+def test_when_every_batch_fails_the_load_ends_and_lists_every_row(tmp_path: Path) -> None:
+    """A broken instance must not turn a load into thousands of batches."""
+    write_leads(tmp_path / "leads.csv", 100, bad_share=0)
+    with shop(tmp_path, quick(failing_jobs=frozenset(range(1, 10_000)))) as market:  # two chunks of fifty rows
+        done = market.run("load", "leads.csv")
+        assert done.code == 3, done
+        report = market.report()
+        assert report.json["totals"]["failed"] == 100
+        assert [row["source_row"] for row in report.rows if row["kind"] == "failure"] == list(range(1, 101))
+        assert market.simulator.truth()["batches_accepted"] <= 2 * 3 * budget(50)
 
 
 def test_rejected_rows_are_left_out_and_listed_when_allowed(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from orchestrator import caller, library
 from orchestrator.adapters import render
 from orchestrator.adapters.files import plan_file
 from orchestrator.adapters.ledger import Ledger
-from orchestrator.core import lifecycle, report, schedule
+from orchestrator.core import isolate, lifecycle, report, schedule
 from orchestrator.core.answers import BatchStatus, status_of
 from orchestrator.core.model import (
     Accepted,
@@ -25,6 +25,7 @@ from orchestrator.core.model import (
     CollectedFile,
     Counts,
     Deferred,
+    Ended,
     Fact,
     Format,
     Offered,
@@ -36,7 +37,7 @@ from orchestrator.core.plan import halve
 from orchestrator.core.report import Account, PlainRun, ReportRow, entries_of_chunk
 from orchestrator.core.schedule import Limits, next_actions
 from orchestrator.core.verdicts import Answered, CallKind, Outcome, Ruling, Verdict, judge
-from orchestrator.runner import following, loop, offering
+from orchestrator.runner import following, halving, loop
 from orchestrator.runner.books import Books
 from orchestrator.runner.following import Following
 
@@ -175,7 +176,7 @@ def _() -> AbstractContextManager[Any]:
         first, second = halve(chunk, header, rows, format)
         return first, replace(first, number=second.number, spans=(replace(first.spans[0], rows=second.rows),))
 
-    return patch.object(offering, "halve", same)
+    return patch.object(halving, "halve", same)
 
 
 @planted("a chunk that is too large is given up")
@@ -232,6 +233,42 @@ def _() -> AbstractContextManager[Any]:
 @planted("a broken batch is sent again for ever")
 def _() -> AbstractContextManager[Any]:
     return patch.object(lifecycle, "BATCH_FAILURES_ALLOWED", 10**9)
+
+
+@planted("parts of a broken batch are not searched further")
+def _() -> AbstractContextManager[Any]:
+    worth = isolate.is_worth_halving
+    return patch.object(following, "is_worth_halving", lambda rows, spent: rows > 3 and worth(rows, spent))
+
+
+@planted("bad rows are searched for without end")
+def _() -> AbstractContextManager[Any]:
+    return patch.object(isolate, "budget", lambda _: 10**9)
+
+
+@planted("a bad row is sent once only")
+def _() -> AbstractContextManager[Any]:
+    apply = lifecycle.apply
+
+    def once(standing: Standing, fact: Fact) -> Standing:
+        after = apply(standing, fact)
+        alone = standing.rows == 1 and standing.batch_failures_before > 0
+        return replace(after, state=State.COLLECTING) if alone and isinstance(fact, Ended) else after
+
+    return patch.object(lifecycle, "apply", once)
+
+
+@planted("an upload that is cut off for its size is tried for ever")
+def _() -> AbstractContextManager[Any]:
+    def change(ruling: Ruling, _: Outcome, __: CallKind) -> Ruling:
+        return replace(ruling, tries=None) if ruling.then is Verdict.HALVE else ruling
+
+    return _judged(change)
+
+
+@planted("an unknown batch is believed gone within a minute")
+def _() -> AbstractContextManager[Any]:
+    return _judged(lambda ruling, _, __: replace(ruling, span_s=0.0))
 
 
 @planted("one failed question fails the batch")

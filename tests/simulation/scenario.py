@@ -25,8 +25,9 @@ from simulation.world import Crash, DyingConnection, Life, Network, SimulatedTra
 from orchestrator import library
 from orchestrator.adapters.ledger import Ledger, connect
 from orchestrator.config import Config, load_config
+from orchestrator.core.isolate import budget
 from orchestrator.core.lifecycle import AT_REST
-from orchestrator.core.model import ChunkRecord, State
+from orchestrator.core.model import ChunkNumber, ChunkRecord, State
 from orchestrator.errors import InternalFault, OrchestratorError
 from orchestrator.library import LoadOptions, LoadResult, World
 from orchestrator.simulator.faults import KINDS
@@ -70,6 +71,8 @@ class Scenario:
     """The n-th point of the first, second, ... life."""
     on_doubt: str
     list_id: int | None
+    amnesia: tuple[float, float] | None = None
+    """(from, until): Marketo says of every batch that it does not know it."""
     storage: float = 0.0
     """Share of commits that fail until the faults end."""
 
@@ -82,6 +85,7 @@ class Scenario:
             return rng.choice([0.0, 0.0, 0.02, 0.1, 0.3])
 
         every = sorted({kind for kinds in KINDS.values() for kind in kinds})
+        rare = Random(seed + 3)  # of its own, so that a rarity more leaves the other seeds as they are
         settings = Settings(
             seed=seed,
             clients={"client": SECRET},
@@ -100,12 +104,22 @@ class Scenario:
             order=rng.choice(["input", "shuffled"]),
             keep_bodies=True,
         )
+        amnesia_at = rare.uniform(20.0, 600.0)
+        amnesia = (amnesia_at, amnesia_at + rare.uniform(60.0, 600.0)) if rare.random() < 0.2 else None
+        if rare.random() < 0.04:  # a broken instance: whatever is sent fails
+            settings.failing_jobs = frozenset(range(1, BATCHES_MAX))
         return cls(
             seed=seed,
             rows=rng.randint(1, 70),
             queued_jobs=rng.choice([10, 3, 2, 1]),
             settings=settings,
-            network=Network(refuse=share() / 3, cut=share() / 3, lose=share() / 3, hang=rng.choice([0.0, 0.0, 0.02])),
+            network=Network(
+                refuse=share() / 3,
+                cut=share() / 3,
+                lose=share() / 3,
+                hang=rng.choice([0.0, 0.0, 0.02]),
+                early_reset=rare.random() < 0.5,
+            ),
             rates={kind: share() for kind in KINDS},
             kinds=frozenset(rng.sample(every, rng.randint(1, len(every)))),
             heal_at=rng.choice([0.0, 600.0, 1800.0, 5400.0]),
@@ -117,6 +131,7 @@ class Scenario:
             on_doubt=rng.choice(["resend"] * 4 + ["stop"]),
             list_id=rng.choice([None, None, None, 1001]),
             storage=rng.choice([0.0, 0.0, 0.0, 0.01]),
+            amnesia=amnesia,
         )
 
 
@@ -258,6 +273,9 @@ class Simulation:
         while self._foreign and self._foreign[-1][0] <= now:
             at, count, seconds = self._foreign.pop()
             self.model.occupy(count, max(at, self.model.now), seconds)
+        if self.scenario.amnesia is not None:
+            begins, ends = self.scenario.amnesia
+            self.model.settings.batch_life = 0.0 if begins <= now < ends else 7 * DAY_S
         if now >= self.scenario.heal_at and self.model.faults.rates:
             self.model.faults.rates.clear()
             self.scenario.network.refuse = self.scenario.network.cut = 0.0
@@ -284,8 +302,11 @@ class Simulation:
         promise(all(r.standing.state in AT_REST for r in records), "every chunk comes to rest")
         given_up = [r for r in records if r.standing.state is State.REJECTED and r.chunk.rows > 1]
         promise(not given_up, "what can be sent is sent", *given_up)
+        lost = [r for r in records if r.standing.state is State.EXPIRED]
+        promise(not lost, "a batch that Marketo has is not given up", *lost)
         self._check_rows(records)
         self._check_sendings(records)
+        self._check_isolation(records)
         self._check_queue()
         self._check_report(result, records)
         if not held:
@@ -366,6 +387,37 @@ class Simulation:
                     judged = (len(job.judgement.failed), len(job.judgement.warned))
                     promise((last.counts.failed, last.counts.warned) == judged, "the counts are Marketo's", last)
 
+    def _check_isolation(self, records: list[ChunkRecord]) -> None:
+        """Rows fail together only when the search for those that break their batch had come to its end."""
+        by_number = {record.chunk.number: record for record in records}
+
+        def root(number: ChunkNumber) -> ChunkRecord:
+            parent = by_number[number].chunk.parent
+            return by_number[number] if parent is None else root(parent)
+
+        failed = Counter[int]()
+        for number, kind, detail in self._details():
+            whole = root(number).chunk
+            if kind == "Ended" and json.loads(detail)["status"] == "Failed":
+                failed[whole.number] += 1
+            if kind == "Halved" and by_number[number].standing.batch_failures:
+                promise(failed[whole.number] <= budget(whole.rows), "the search for bad rows ends", number)
+        for record in records:
+            whole, offer = root(record.chunk.number).chunk, record.standing.offer
+            if record.standing.state is not State.SETTLED or offer is None or offer.status != "Failed":
+                continue
+            if record.chunk.rows == 1:
+                promise(record.standing.batch_failures == 2, "a single row is sent twice before it is called bad")
+            else:
+                promise(failed[whole.number] > budget(whole.rows), "good rows are parted from bad ones", record.chunk)
+
+    def _details(self) -> list[tuple[ChunkNumber, str, str]]:
+        ledger = sqlite3.connect(self.config.ledger_path)
+        try:
+            return ledger.execute("SELECT chunk, kind, detail FROM facts ORDER BY id").fetchall()
+        finally:
+            ledger.close()
+
     def _check_queue(self) -> None:
         promise(self.model.queue.most_ours <= self.scenario.queued_jobs, "never more jobs than slots")
         allowed = {"body over the limit", "an unknown batch asked after", "the same file twice", "polled too often"}
@@ -408,7 +460,8 @@ class Simulation:
             if job.fails:
                 failed += record.chunk.rows
                 for row in range(record.chunk.first_row, record.chunk.last_row + 1):
-                    true["failure", row, f"the whole batch failed: {offer.message}"] += 1
+                    what = "the whole batch" if record.chunk.rows > 1 else "a batch of this row alone"
+                    true["failure", row, f"{what} failed: {offer.message}"] += 1
                 continue
             failed += len(job.judgement.failed)
             imported += record.chunk.rows - len(job.judgement.failed)

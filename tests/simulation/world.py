@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import Any, NoReturn
 from unittest.mock import patch
 
 import anyio
@@ -46,8 +46,11 @@ class Life:
         self.check()
         self.points += 1
         if self.points == self.crash_at:
-            self.dead, self.died_at = True, name
-            raise Crash(name)
+            self.die(name)
+
+    def die(self, name: str) -> NoReturn:
+        self.dead, self.died_at = True, name
+        raise Crash(name)
 
     def check(self) -> None:
         if self.dead:
@@ -68,16 +71,24 @@ class DyingConnection:
             raise sqlite3.OperationalError(trouble)
         if sql == "COMMIT":
             self._life.point("before commit")
-            done = self._real.execute(sql)
+            done = self._powered(self._real.execute, sql)
             self._life.point("after commit")
             return done
         if sql.startswith("BEGIN"):
             self._life.point("before transaction")
-        return self._real.execute(sql, *arguments)
+        return self._powered(self._real.execute, sql, *arguments)
 
     def executemany(self, sql: str, rows: list[Any]) -> Any:
         self._life.check()
-        return self._real.executemany(sql, rows)
+        return self._powered(self._real.executemany, sql, rows)
+
+    def _powered(self, execute: Callable[..., Any], *arguments: Any) -> Any:
+        """A machine that has lost its power while it wrote tells nobody what it has written."""
+        try:
+            return execute(*arguments)
+        finally:
+            if getattr(self._real, "without_power", False):
+                self._life.die("power cut")
 
     @property
     def in_transaction(self) -> bool:
@@ -101,6 +112,8 @@ class Network:
     """It breaks after the body was sent, before Marketo has read it."""
     hang: float = 0.0
     """No answer ever comes, although the call is executed."""
+    early_reset: bool = False
+    """An upload over Marketo's limit is answered while it is sent, and the answer is lost to the reset."""
 
 
 class SimulatedTransport(httpx.AsyncBaseTransport):
@@ -131,11 +144,17 @@ class SimulatedTransport(httpx.AsyncBaseTransport):
             is_upload = request.method == "POST" and request.url.path.startswith("/bulk/")
             body = b""
             assert isinstance(request.stream, httpx.AsyncByteStream)
+            await request.extensions["trace"]("http11.send_request_body.started", {})
+            announced = int(request.headers.get("Content-Length", 0))
+            too_large = is_upload and announced > self._model.settings.file_limit
             async for piece in request.stream:
                 self._life.check()
                 body += piece
                 if is_upload:
                     await anyio.sleep(network.upload_s * self._rng.uniform(0.1, 0.5))
+                    if too_large and network.early_reset and len(body) > announced // 3:
+                        self._seen["network: early reset"] += 1
+                        raise httpx.ReadError("connection reset")
                     if chance > 1 - network.cut and body:
                         self._seen["network: cut"] += 1
                         raise httpx.ReadError("connection reset")
