@@ -62,6 +62,8 @@ from orchestrator.errors import (
     TooManyRejected,
     UnknownLoad,
 )
+from orchestrator.retention import forget_old
+from orchestrator.retention import purge as purge_load
 from orchestrator.runner.loop import Progress, Runner
 
 log = structlog.get_logger()
@@ -385,7 +387,8 @@ async def _drive(
                     runner.request_stop()
             stopped = await runner.run()
         interrupted = stop.exit_code if stop is not None else 0
-        finish = partial(_finish, ledger, load, options, clock, stopped, interrupted)
+        keep_days = config.report.keep_days
+        finish = partial(_finish, ledger, load, options, clock, stopped, interrupted, keep_days)
         return replace(await anyio.to_thread.run_sync(finish), seconds=clock.now() - started_at)
     finally:
         structlog.contextvars.unbind_contextvars("load")
@@ -399,6 +402,7 @@ def _finish(
     clock: Clock,
     stopped: OrchestratorError | None,
     interrupted: int,
+    keep_days: float,
 ) -> LoadResult:
     """The load's last word: its report and exit code, or why it stopped."""
     states = ledger.chunks_by_state(load.id)
@@ -419,6 +423,7 @@ def _finish(
     code = exit_code_of(totals, fail_on_warning=options.fail_on_warning)
     result = _report(ledger, load, clock.now(), code)
     ledger.finish(load.id, clock.now(), code)
+    forget_old(ledger, keep_days, clock.now(), but=load)
     return result
 
 
@@ -510,6 +515,14 @@ def report(config: Config, load: str) -> LoadResult:
             code = exit_code_of(totals_of(known, ledger.records(known.id)), fail_on_warning=False)
         stopped = "" if known.finished_at is not None else "the load is not finished"
         return _report(ledger, known, Clock().now(), code, stopped=stopped)
+
+
+def purge(config: Config, load: str, *, unfinished: bool = False) -> Load:
+    """Remove a load: its report, its collected files, and what the ledger holds of it."""
+    with _ledger(config) as ledger:
+        known = _known(ledger, load)
+        purge_load(ledger, known, unfinished=unfinished)
+        return known
 
 
 async def check(config: Config, source: Path | None, options: LoadOptions) -> list[CheckLine]:

@@ -18,7 +18,7 @@ from pathlib import PurePath
 from typing import Any, TextIO
 
 from orchestrator.adapters.salvage import Salvaged, Unreadable
-from orchestrator.core.model import Format
+from orchestrator.core.model import Format, Load
 from orchestrator.core.reasons import ReasonCount
 from orchestrator.core.verdicts import plain, without_addresses
 from orchestrator.errors import DoubtHeld, LedgerUnusable, OrchestratorError
@@ -303,6 +303,12 @@ def progress_object(progress: Progress) -> Mapping[str, Any]:
         "eta_s": None if progress.eta_s is None else round(progress.eta_s, 1),
         "waiting_for": progress.waiting_for,
     }
+
+
+def show_purged(output: Output, load: Load) -> int:
+    output.json("summary", exit_code=0, load_id=load.id, report_dir=load.report_dir)
+    output.data(f"load {load.id} ({PurePath(load.source.path).name}) is removed, with its report in {load.report_dir}")
+    return 0
 
 
 def show_export(found: Iterable[Salvaged | Unreadable]) -> int:

@@ -145,7 +145,9 @@ def _entries(
         if record.standing.state is State.HALVED or not _has_rows(record):
             continue
         offer = record.standing.offer
-        failures, warnings = (_read(file) for file in ((offer.failures, offer.warnings) if offer else (None, None)))
+        failures, warnings = (
+            _read(file, source) for file in ((offer.failures, offer.warnings) if offer else (None, None))
+        )
         content = source.content(record)
         key = _key_of(load)
         for entry in entries_of_chunk(record, load.header.fields, key, load.format, failures, warnings, content):
@@ -190,11 +192,12 @@ def _rejected_row(rejected: RejectedRow, source: SourceBytes) -> ReportRow:
     )
 
 
-def _read(file: CollectedFile | None) -> bytes | None:
+def _read(file: CollectedFile | None, source: SourceBytes) -> bytes | None:
     """A collected file; None when there is none, or it is gone: the counts are in the ledger."""
     try:
         return Path(file.path).read_bytes() if file is not None else None
     except FileNotFoundError:
+        source.note("collected files are gone (after report.keep_days, or by hand): the rows in them are not listed")
         return None
 
 

@@ -30,7 +30,7 @@ class SourceBytes:
         """A chunk's rows, back to back; None when they are not what was sent."""
         rows = b"".join(self._read(span.start, span.stop) or b"" for span in record.chunk.spans)
         if hashlib.sha256(self.header() + rows).hexdigest() != record.chunk.sha256:
-            self._note(
+            self.note(
                 "the source is gone or is not what was sent: rows of the report have no place in it, and retry.csv "
                 "does not have them"
             )
@@ -70,10 +70,11 @@ class SourceBytes:
                 file.seek(start)
                 content = file.read(stop - start)
         except OSError:
-            self._note("the source cannot be read any more")
+            self.note("the source cannot be read any more")
             return None
         return content if len(content) == stop - start else None
 
-    def _note(self, note: str) -> None:
+    def note(self, note: str) -> None:
+        """Said once, however often it is true."""
         if note not in self.notes:
             self.notes.append(note)
