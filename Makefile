@@ -39,9 +39,12 @@ bench: $(VENV)/.ok $(VENV)/.bench ## speeds beside other tools, as ratios measur
 	$(BIN)/python benchmarks/plan.py --memory 10000
 	$(BIN)/python benchmarks/load.py
 	$(BIN)/python benchmarks/report.py
+	$(BIN)/python benchmarks/scale.py
+	$(BIN)/python benchmarks/schedule.py 300
+	$(BIN)/python benchmarks/formats.py
 
 sim: $(VENV)/.ok ## whole loads under faults and crashes: make sim SEEDS=10000 (or 5000-6000), make sim SEED=17 for one
-	$(BIN)/python tests/simulation/run.py $(if $(SEED),$(SEED) aloud,$(SEEDS))
+	nice $(BIN)/python tests/simulation/run.py $(if $(SEED),$(SEED) aloud,$(SEEDS)) $(ARGS)
 
 kills: $(VENV)/.ok ## real processes killed over and over: make kills KILLS=500
 	$(BIN)/python tests/e2e/kills.py $(KILLS)

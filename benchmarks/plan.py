@@ -1,7 +1,8 @@
 """How fast is a plan, and in how much memory, beside other ways to cut the same file?
 
 Every way runs as a process of its own, start-up included, all of them in turn in each round. What counts are ratios
-within one run: the machine's own speed drops out. The others write their pieces to the disk; a plan writes nothing, but
+within one run: the machine's own speed drops out, and what others do on it drops out of the ratio of processor times.
+The others write their pieces to the disk; a plan writes nothing, but
 hashes every byte twice (the whole, and each chunk), checks that it is UTF-8 and counts the cells of every row.
 
     python benchmarks/plan.py [MB]               # 200 unless told; peers that are not installed are left out, and named
@@ -35,7 +36,7 @@ import sys, tempfile; from pathlib import Path
 from orchestrator.adapters.files import BLOCK_BYTES, plan_blocks
 from orchestrator.simulator.leads import write_leads
 with tempfile.TemporaryDirectory() as folder:
-    write_leads(Path(folder, "some"), 4_000)
+    write_leads(Path(folder, "some"), 1_000)
     header, _, rows = Path(folder, "some").read_bytes().partition(b"\\n")
 copies = int(sys.argv[1]) // len(rows)
 def blocks():
@@ -49,7 +50,7 @@ def blocks():
 size = len(header) + 1 + copies * len(rows)
 plan = plan_blocks(blocks(), name="generated.csv", source_bytes=size, format=None, budget=9_500_000,
                    lookup_field="email", keep_rejected=5)
-assert plan.rows == copies * 4_000 and plan.fingerprint.size_bytes == size, plan.rows
+assert plan.rows == copies * 1_000 and plan.fingerprint.size_bytes == size, plan.rows
 """
 CSV_MODULE = """
 import csv, io, sys
@@ -142,13 +143,14 @@ def compare(megabytes: int) -> None:
                 way.run(source)
         size = source.stat().st_size
         print(f"{size / 1e6:,.0f} MB, {ROUNDS} rounds in turn; ratios are the median of the rounds'")
-        print(f"  {'':24} {'MB/s':>7} {'CPU s':>6} {'peak MB':>8} {'its time / ours':>16} {'goal':>6}")
+        print(f"  {'':24} {'MB/s':>7} {'CPU s':>6} {'peak MB':>8} {'CPU / ours':>11} {'time / ours':>12} {'goal':>6}")
         ours = all_ways[0]
         for way in all_ways:
             ratio = statistics.median(its / mine for its, mine in zip(way.wall_s, ours.wall_s, strict=True))
+            work = statistics.median(its / mine for its, mine in zip(way.cpu_s, ours.cpu_s, strict=True))
             speed, cpu = size / statistics.median(way.wall_s) / 1e6, statistics.median(way.cpu_s)
             goal = "" if way.goal is None else f"{way.goal:6.2f}"
-            print(f"  {way.name:24} {speed:7,.0f} {cpu:6.2f} {way.peak_mb:8.0f} {ratio:16.2f} {goal:>6}")
+            print(f"  {way.name:24} {speed:7,.0f} {cpu:6.2f} {way.peak_mb:8.0f} {work:11.2f} {ratio:12.2f} {goal:>6}")
 
 
 def memory(megabytes: int) -> None:

@@ -37,6 +37,7 @@ class Caller:
         self, marketo: Marketo, clock: Clock, rng: Random, *, calls_per_20s: int, concurrent_calls: int
     ) -> None:
         self._marketo, self._clock, self._rng = marketo, clock, rng
+        self._calls_per_20s = calls_per_20s
         self._window = CallWindow(calls_per_20s)
         self._turns = anyio.Semaphore(concurrent_calls)
         self._window_lock = anyio.Lock()
@@ -45,6 +46,8 @@ class Caller:
         self._token_until = 0.0
         self._token_failures = 0
         self.made: Counter[CallKind] = Counter()
+        self.calls = 0
+        """All calls that were made, tokens excluded: those do not count against the day's quota."""
         self.sound_at: float | None = None
         """When Marketo last gave an answer that made sense; None until the first."""
         self.trouble = ""
@@ -64,6 +67,7 @@ class Caller:
                 await self._turn()
                 outcome = await ask(token.value)
                 self.made[kind] += 1
+                self.calls += 1
             ruling = judge(outcome, kind)
             self._remember(outcome)
             if ruling.verdict is Verdict.SLOW_DOWN:
@@ -73,6 +77,15 @@ class Caller:
             rejected = token.value
         why = f"Marketo keeps rejecting the token it hands out ({ruling.why})"
         return outcome, Ruling(Verdict.ASK_AGAIN, why)
+
+    @property
+    def paused_until(self) -> float:
+        """No call is made before: Marketo said that the subscription is over its rate."""
+        return self._window.paused_until
+
+    def share_pace(self, callers: int) -> None:
+        """So many processes make calls of this subscription now: each keeps to its part of the pace."""
+        self._window.allow(max(1, self._calls_per_20s // max(1, callers)))
 
     async def _turn(self) -> None:
         """Wait until one more call fits into the window, and take that place."""

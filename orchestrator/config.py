@@ -98,11 +98,13 @@ class ImportSection(_Section):
 class LimitsSection(_Section):
     chunk_bytes: int = Field(9_500_000, ge=1_000, le=9_999_999)
     queued_jobs: int = Field(10, ge=1, le=10)
+    queue_depth: Annotated[int, Field(ge=1, le=10)] | Literal["auto"] = "auto"
     concurrent_calls: int = Field(5, ge=1)
     calls_per_20s: int = Field(50, ge=1)
     calls_per_day: int = Field(50_000, ge=1)
     reserve_calls_per_day: int = Field(5_000, ge=0)
     doubt_lease: float = Field(1_800.0, gt=0, allow_inf_nan=False)
+    spool_bytes: int = Field(100_000_000_000, ge=1_000_000)
 
 
 class PollingSection(_Section):
@@ -130,6 +132,7 @@ SECTIONS: Mapping[str, type[_Section]] = {
 _ALLOWED = {
     "limits.chunk_bytes": "1,000 to 9,999,999",
     "limits.queued_jobs": "1 to 10",
+    "limits.queue_depth": '"auto", or 1 to 10',
     "limits.reserve_calls_per_day": "0 or more",
     "state.ledger": "sqlite:///PATH",
     "import.list_id": "a number from 1",

@@ -5,6 +5,11 @@
     ├── SourceUnusable (65)      the file cannot be loaded as it is
     │   ├── EmptySource, HeaderOnly, NotText, UnknownEncoding, HeaderTooLarge
     │   ├── MissingLookupColumn, DuplicateColumn, MalformedHeader, UnclosedQuote
+    │   ├── ArchiveUnsound, TooLargeUnpacked    what is packed cannot be unpacked, or without end
+    │   ├── UnknownColumn        --map names a column that is not there
+    │   ├── FilesDiffer          several files that do not make one load
+    │   ├── ValuesUnfit          values that have no form as text: nested ones, errors of a spreadsheet
+    │   ├── QueryFailed          --query is wrong, or stumbled over a value
     │   ├── TooManyRejected      more unusable rows than --max-rejected allows
     │   └── SourceChanged        the bytes are not the bytes that were planned
     ├── SourceMissing (66)       the file does not exist or cannot be read
@@ -16,9 +21,12 @@
     │   ├── MaxWaitOver, QuotaSpent, DoubtHeld, LoadBusy, LoadUnfinished
     │   ├── LedgerLocked         another process holds it
     │   ├── LedgerFailing        its disk is full, or reads and writes fail
+    │   ├── SpoolFailing         its disk is full, or cannot be written to
+    │   ├── ReadingStopped       stopped by a signal while the source was read
     │   └── ReportFailing        the report's folder cannot be written to
     ├── AccessRefused (77)       credentials or permissions refused
     └── Misconfigured (78)       the configuration is wrong
+        ├── ReaderMissing        an extra that reads this kind of source is not installed
         ├── LedgerUnusable       the ledger is corrupt, or of a later release
         └── UnknownLoad          no such load in this ledger
 
@@ -91,6 +99,30 @@ class UnclosedQuote(SourceUnusable):
     """A quoted value is opened and never closed: it swallows the rest of the source."""
 
 
+class ArchiveUnsound(SourceUnusable):
+    """What is packed cannot be unpacked: cut, damaged, encrypted, or not exactly one file."""
+
+
+class TooLargeUnpacked(SourceUnusable):
+    """Unpacked, the source is larger than any that is meant to be loaded: perhaps a decompression bomb."""
+
+
+class UnknownColumn(SourceUnusable):
+    """--map names a column that is not there."""
+
+
+class FilesDiffer(SourceUnusable):
+    """Several files that do not make one load: other columns, or another kind."""
+
+
+class QueryFailed(SourceUnusable):
+    """--query is wrong, or stumbled over a value."""
+
+
+class ValuesUnfit(SourceUnusable):
+    """The source holds values that have no form as text."""
+
+
 class TooManyRejected(SourceUnusable):
     """More rows cannot be sent as they stand than --max-rejected allows."""
 
@@ -159,6 +191,20 @@ class LedgerFailing(Stopped):
     """The ledger could not be read or written: nothing more was sent, since nothing could be written down."""
 
 
+class SpoolFailing(Stopped):
+    """The spool file could not be written; nothing was sent."""
+
+
+class ReadingStopped(Stopped):
+    """A signal stopped the command while the source was read; nothing was sent."""
+
+    def __init__(self, exit_code: int) -> None:
+        super().__init__(
+            "stopped while the source was read; nothing was sent", remedy="Run the same command again to go on."
+        )
+        self.exit_code = exit_code
+
+
 class ReportFailing(Stopped):
     """A result file or the report could not be written; everything else is in the ledger."""
 
@@ -179,6 +225,16 @@ class Misconfigured(OrchestratorError):
     """The configuration is wrong: file, key, value, and what is allowed."""
 
     exit_code = 78
+
+
+class ReaderMissing(Misconfigured):
+    """An extra that reads this kind of source is not installed."""
+
+    def __init__(self, name: str, what: str, extra: str) -> None:
+        super().__init__(
+            f"{name}: {what} is read with the extra [{extra}], which is not installed",
+            remedy=f"pip install 'marketo-orchestrator[{extra}]'",
+        )
 
 
 class LedgerUnusable(Misconfigured):

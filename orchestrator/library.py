@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
-from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
 from random import Random
@@ -19,17 +18,22 @@ import anyio
 import anyio.to_thread
 import structlog
 
+from orchestrator import checks, intake
 from orchestrator.adapters import locks
 from orchestrator.adapters.clock import Clock
-from orchestrator.adapters.files import fingerprint_file, plan_file, private_folder
+from orchestrator.adapters.files import fingerprint_file, plan_file, private_folder, read_chunk
 from orchestrator.adapters.ledger import Connect, Ledger, connect
-from orchestrator.adapters.marketo import DESCRIBE_BYTES_MAX, Marketo, Transport
+from orchestrator.adapters.marketo import Marketo, Transport
 from orchestrator.adapters.mounts import network_file_system
 from orchestrator.adapters.render import write_report
 from orchestrator.adapters.salvage import Salvaged, Unreadable, salvage
 from orchestrator.caller import Caller
+from orchestrator.checks import CheckLine
 from orchestrator.config import Config
+from orchestrator.core.expect import PROCESSORS, Speed, learn
+from orchestrator.core.fields import Described, misfits
 from orchestrator.core.lifecycle import AT_REST
+from orchestrator.core.locate import read_sent
 from orchestrator.core.model import (
     ChunkRecord,
     Fingerprint,
@@ -38,24 +42,31 @@ from orchestrator.core.model import (
     LoadId,
     OnDoubt,
     Plan,
+    Priority,
+    Reading,
+    RejectedRow,
     Released,
+    Run,
     SourceFile,
     State,
     Target,
     Totals,
 )
+from orchestrator.core.origins import called, place, source_name
+from orchestrator.core.pace import ANSWERS_A_CHUNK
 from orchestrator.core.plan import load_id
 from orchestrator.core.reasons import ReasonCount
 from orchestrator.core.report import exit_code as exit_code_of
 from orchestrator.core.report import totals as totals_of
 from orchestrator.core.schedule import Limits
-from orchestrator.core.verdicts import Answered, Verdict
+from orchestrator.core.values import ValueFinding, Values
 from orchestrator.errors import (
     DoubtHeld,
     LedgerUnusable,
     LoadBusy,
     Misconfigured,
     OrchestratorError,
+    ReadingStopped,
     ReportFailing,
     SourceChanged,
     SourceMissing,
@@ -64,13 +75,17 @@ from orchestrator.errors import (
 )
 from orchestrator.retention import forget_old
 from orchestrator.retention import purge as purge_load
-from orchestrator.runner.loop import Progress, Runner
+from orchestrator.runner.loop import Estimate, Progress, Runner
+from orchestrator.runner.quota import Quota
 
 log = structlog.get_logger()
 
 COLLECTED = "batches"
 """Folder inside the report's, for the failure and warning files of each batch."""
-QUOTA_PATIENCE_S = 5.0
+PATIENCE_S = 5.0
+"""How long Marketo is waited for where a load can do without the answer."""
+OWN_TRIES, OWN_EVERY_S = 6, 0.5
+"""Another load's process that looks after batches of this one gives it back after each question."""
 REJECTED_SHOWN = 5
 """Rejected rows named in a message."""
 
@@ -81,10 +96,13 @@ class LoadOptions:
 
     target: Target
     format: Format | None = None
+    reading: Reading = field(default_factory=Reading)
     report_dir: Path | None = None
     """The report's own folder; None: `<report.dir>/<load id>`."""
     fail_on_warning: bool = False
     on_doubt: OnDoubt = "resend"
+    priority: Priority | None = None
+    """None: as it was, or normal."""
     max_wait_s: float | None = None
     max_rejected: int = 0
     force: bool = False
@@ -102,6 +120,8 @@ class LoadResult:
     """The commonest first."""
     doubts: int = 0
     seconds: float = 0.0
+    eta_error: float | None = None
+    """By which share the time that was foretold after a tenth of the rows was too long (or, below 0, too short)."""
     already_finished: bool = False
     """The load had finished before: nothing was sent, the report was written again."""
     stopped: OrchestratorError | None = None
@@ -114,14 +134,18 @@ class LoadResult:
 class PlanSummary:
     """The dry run."""
 
-    source: Path
+    source: str
     plan: Plan
     load_id: LoadId
     calls: int
     """Calls of Marketo's daily quota it will probably cost."""
+    calls_left: int | None
+    """Calls that are left of it today; None when it was not asked, or Marketo did not say."""
     seconds: float | None
     """How long it will probably take, going by this subscription's past batches; None when there are none."""
     findings: tuple[str, ...]
+    values: tuple[ValueFinding, ...] = ()
+    """Values that Marketo will probably not take, when they were looked at."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,18 +157,10 @@ class LoadStatus:
     chunks_by_state: Mapping[State, int]
     running: bool
     """A living process owns it now."""
+    run: Run | None = None
+    """What its run said last: what it waits for and when it will be done; of one that has ended, why it stopped
+    early."""
     records: tuple[ChunkRecord, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class CheckLine:
-    """One thing `check` looked at."""
-
-    what: str
-    ok: bool
-    """False makes the command fail; a warning is ok with `note` set."""
-    note: str = ""
-    exit_code: int = 0
 
 
 @dataclass
@@ -179,21 +195,25 @@ class World:
 
 async def load(
     config: Config,
-    source: Path,
+    source: Path | Sequence[str],
     options: LoadOptions,
     *,
     observer: Observer | None = None,
     stop: StopRequest | None = None,
     world: World | None = None,
 ) -> LoadResult:
-    """Load a source, or go on with the load of it that the ledger knows. Raises OrchestratorError."""
+    """Load a source, or go on with the load of it that the ledger knows. Raises OrchestratorError.
+
+    source: a file, or several names and patterns that make one load; "-" is standard input.
+    """
     world = world or World()
     clock = world.clock
+    named = [str(source)] if isinstance(source, Path) else list(source)
     with _ledger(config, world.connect) as ledger:
-        found = await anyio.to_thread.run_sync(partial(_find_or_plan, config, ledger, source, options, clock))
+        begin = partial(_find_or_plan, config, ledger, named, options, clock, _interrupted(stop))
+        found = await anyio.to_thread.run_sync(begin)
         if found.finished_at is not None:
-            result = await anyio.to_thread.run_sync(partial(_report, ledger, found, clock.now(), found.exit_code))
-            return replace(result, already_finished=True)
+            return await anyio.to_thread.run_sync(partial(_again, config, ledger, found, clock.now()))
         return await _drive(config, ledger, found, options, world, observer, stop)
 
 
@@ -202,6 +222,7 @@ async def resume(
     load: str | None,
     *,
     on_doubt: OnDoubt | None = None,
+    priority: Priority | None = None,
     max_wait_s: float | None = None,
     fail_on_warning: bool = False,
     observer: Observer | None = None,
@@ -222,41 +243,63 @@ async def resume(
                 f"ledger {ledger.path}: no load is interrupted", remedy="`orchestrator status` lists the loads."
             )
         if found.finished_at is not None:
-            result = await anyio.to_thread.run_sync(partial(_report, ledger, found, clock.now(), found.exit_code))
-            return replace(result, already_finished=True)
+            return await anyio.to_thread.run_sync(partial(_again, config, ledger, found, clock.now()))
         options = LoadOptions(
             target=found.target,
             on_doubt=on_doubt or found.on_doubt,
+            priority=priority,
             max_wait_s=max_wait_s,
             fail_on_warning=fail_on_warning,
         )
         return await _drive(config, ledger, found, options, world, observer, stop)
 
 
-def _find_or_plan(config: Config, ledger: Ledger, source: Path, options: LoadOptions, clock: Clock) -> Load:
+def _find_or_plan(
+    config: Config,
+    ledger: Ledger,
+    named: Sequence[str],
+    options: LoadOptions,
+    clock: Clock,
+    interrupted: intake.Interrupted = lambda: None,
+) -> Load:
     """The load of this content and these settings: as the ledger knows it, or newly planned and written down."""
-    path = _existing(source)
+    intake.sweep_spools(ledger)
+    paths = intake.paths_of(named)
+    for known in intake.loads_of(ledger, paths, options.reading, interrupted):
+        mine = known.target == options.target and known.subscription == config.subscription_host
+        if mine and options.format in (None, known.format) and not (options.force and known.finished_at is not None):
+            return _known_again(ledger, known, None, options)
+    with intake.opened(config, paths, options.reading, options.format, interrupted) as source:
+        return _known_or_planned(config, ledger, source, replace(options, format=source.format), clock)
+
+
+def _known_or_planned(
+    config: Config, ledger: Ledger, source: intake.Source, options: LoadOptions, clock: Clock
+) -> Load:
+    path = source.path
     fingerprint: Fingerprint | None = None
     known: Load | None = None
     if ledger.knows_size(path.stat().st_size):  # hashing is quicker than planning
         fingerprint = fingerprint_file(path)
         known = _newest(ledger, fingerprint, config, options)
     if known is not None and not (options.force and known.finished_at is not None):
-        return _known_again(ledger, known, path, options)
+        return _known_again(ledger, known, source, options)
     at, plan = plan_file(
         path,
         format=options.format,
         budget=config.limits.chunk_bytes,
         lookup_field=_lookup_column(options.target),
         keep_rejected=max(options.max_rejected, REJECTED_SHOWN),
+        name=source.name,
     )
-    _check_rejected(path, plan, options.max_rejected)
+    _check_rejected(source, plan, options.max_rejected)
     identity = _identity(plan.fingerprint, plan.format, config, options.target)
     again = 0
     while options.force and (earlier := ledger.load(identity(again))) is not None and earlier.finished_at is not None:
         again += 1
     number = identity(again)
     report_dir = _report_folder(options.report_dir or config.report_dir / number)
+    at = replace(at, path=str(source.keep(number)))
     new = Load(
         id=number,
         subscription=config.subscription_host,
@@ -273,23 +316,30 @@ def _find_or_plan(config: Config, ledger: Ledger, source: Path, options: LoadOpt
         report_dir=str(report_dir),
         collected_dir=str(report_dir / COLLECTED),
         created_at=clock.now(),
+        origin=source.origin,
+        priority=options.priority or "normal",
     )
     if not ledger.add_load(new, plan):  # another process planned it while we did
         taken = ledger.load(new.id)
         assert taken is not None
-        return _known_again(ledger, taken, path, options)
+        return _known_again(ledger, taken, source, options)
     log.info("load.planned", load=new.id, chunks=new.chunks, rows=new.rows, rejected=new.rejected)
     return new
 
 
-def _known_again(ledger: Ledger, known: Load, path: Path, options: LoadOptions) -> Load:
+def _known_again(ledger: Ledger, known: Load, source: intake.Source | None, options: LoadOptions) -> Load:
     """A load that the ledger knows, with its source and report where they are now."""
-    stat = path.stat()
-    at = SourceFile(str(path), stat.st_size, stat.st_mtime_ns, stat.st_ino)
+    at, origin = known.source, known.origin
+    if source is not None:
+        path, origin = source.keep(known.id), source.origin
+        stat = path.stat()
+        at = SourceFile(str(path), stat.st_size, stat.st_mtime_ns, stat.st_ino)
+        if at.path != known.source.path:  # the same rows from another file: the spool file of before is not needed
+            intake.forget(ledger, known)
     wanted = _report_folder(options.report_dir or Path(known.report_dir))
     collected = str(wanted / COLLECTED)
-    ledger.move_source(known.id, at, str(wanted), collected)
-    return replace(known, source=at, report_dir=str(wanted), collected_dir=collected)
+    ledger.move_source(known.id, at, origin, str(wanted), collected)
+    return replace(known, source=at, origin=origin, report_dir=str(wanted), collected_dir=collected)
 
 
 def _report_folder(folder: Path) -> Path:
@@ -326,18 +376,35 @@ def _newest(ledger: Ledger, fingerprint: Fingerprint, config: Config, options: L
     return newest
 
 
-def _check_rejected(path: Path, plan: Plan, max_rejected: int) -> None:
+def _check_rejected(source: intake.Source, plan: Plan, max_rejected: int) -> None:
     if plan.rejected_rows <= max_rejected:
         return
-    named = "\n".join(
-        f"  row {rejected.row} (line {rejected.line}): {rejected.reason}" for rejected in plan.rejected[:REJECTED_SHOWN]
-    )
+    named = "\n".join(f"  {_rejected(source, row)}" for row in plan.rejected[:REJECTED_SHOWN])
     more = plan.rejected_rows - min(REJECTED_SHOWN, len(plan.rejected))
     raise TooManyRejected(
-        f"{path}: {plan.rejected_rows:,} of {plan.rows:,} rows cannot be sent as they stand; nothing was sent\n"
+        f"{source.name}: {plan.rejected_rows:,} of {plan.rows:,} rows cannot be sent as they stand; nothing was sent\n"
         f"{named}" + (f"\n  and {more:,} more" if more else ""),
         remedy=f"Mend them, or leave them out with --max-rejected {plan.rejected_rows}: the report names them.",
     )
+
+
+async def _own(ledger: Ledger, load: Load) -> locks.Ownership | None:
+    """Become the load's owner; one that only looks after its batches for a moment is waited for."""
+    for _ in range(OWN_TRIES):
+        ownership = locks.take(ledger.path, load.id)
+        if ownership is not None:
+            return ownership
+        await anyio.sleep(OWN_EVERY_S)
+    return None
+
+
+def _rejected(source: intake.Source, rejected: RejectedRow) -> str:
+    """A rejected row by its place in the user's file."""
+    original, line = place(source.origin, rejected.row, rejected.line)
+    where = "" if line is None else f" (line {line})"
+    if source.origin is not None and original is not None and len(source.origin.originals) > 1:
+        where = f" ({called(source.origin.originals[original].path)}, line {line})"
+    return f"row {rejected.row}{where}: {rejected.reason}"
 
 
 async def _drive(
@@ -351,7 +418,7 @@ async def _drive(
 ) -> LoadResult:
     """Own the load, run it, and write its report."""
     clock = world.clock
-    ownership = locks.take(ledger.path, load.id)
+    ownership = await _own(ledger, load)
     if ownership is None:
         pid = locks.owner_of(ledger.path, load.id)
         raise LoadBusy(
@@ -362,13 +429,20 @@ async def _drive(
         if options.on_doubt != load.on_doubt:
             ledger.set_on_doubt(load.id, options.on_doubt)
             load = replace(load, on_doubt=options.on_doubt)
+        if options.priority is not None and options.priority != load.priority:
+            ledger.set_priority(load.id, options.priority)
+            load = replace(load, priority=options.priority)
         if options.on_doubt == "resend":
             for standing in ledger.held(load.id):
                 ledger.record(load.id, standing.number, Released(clock.now()))
-        _check_source(load, ledger)
+        load = await anyio.to_thread.run_sync(partial(_with_source, config, ledger, load, _interrupted(stop)))
         structlog.contextvars.bind_contextvars(load=load.id)
         started_at = clock.now()
         async with _connected(config, world) as (marketo, caller):
+            quota = _quota(config, marketo, caller, clock)
+            await quota.ask(PATIENCE_S)  # nothing else, no signal either, is looked at meanwhile
+            if caller.sound_at is not None and _is_new(ledger, load):
+                await _check_header(marketo, caller, ledger, load)
             runner = Runner(
                 load,
                 ledger=ledger,
@@ -377,7 +451,7 @@ async def _drive(
                 clock=clock,
                 rng=world.rng,
                 limits=_limits(config),
-                calls_left=await _calls_left(config, marketo, caller),
+                quota=quota,
                 max_wait_s=options.max_wait_s,
                 observe=observer,
             )
@@ -389,10 +463,39 @@ async def _drive(
         interrupted = stop.exit_code if stop is not None else 0
         keep_days = config.report.keep_days
         finish = partial(_finish, ledger, load, options, clock, stopped, interrupted, keep_days)
-        return replace(await anyio.to_thread.run_sync(finish), seconds=clock.now() - started_at)
+        result = await anyio.to_thread.run_sync(finish)
+        now = clock.now()
+        return replace(result, seconds=now - started_at, eta_error=_eta_error(runner.estimate, now))
     finally:
         structlog.contextvars.unbind_contextvars("load")
         ownership.release()
+
+
+def _is_new(ledger: Ledger, load: Load) -> bool:
+    """Was nothing of it sent yet?"""
+    return {state for state, count in ledger.chunks_by_state(load.id).items() if count} <= {State.PLANNED}
+
+
+async def _check_header(marketo: Marketo, caller: Caller, ledger: Ledger, load: Load) -> None:
+    """One question before the first upload. Raises Misconfigured when every row would fail; warns of lesser things."""
+    known: Described | None = None
+    with anyio.move_on_after(PATIENCE_S):
+        known, _ = await checks.describe(marketo, caller, load.target)
+    for misfit in misfits(load.header.fields, known, load.target) if known is not None else ():
+        if misfit.refuses:
+            intake.forget(ledger, load)
+            raise Misconfigured(
+                f"{source_name(load)}: field {misfit.column!r}: {misfit.note}; nothing was sent",
+                remedy="Name the column as Marketo names the field, or set --lookup-field.",
+            )
+        log.warning("column.unfit", column=misfit.column, note=misfit.note)
+
+
+def _eta_error(estimate: Estimate | None, ended_at: float) -> float | None:
+    if estimate is None or ended_at <= estimate.at:
+        return None
+    took_s = ended_at - estimate.at
+    return round((estimate.ends_at - estimate.at - took_s) / took_s, 3)
 
 
 def _finish(
@@ -423,6 +526,7 @@ def _finish(
     code = exit_code_of(totals, fail_on_warning=options.fail_on_warning)
     result = _report(ledger, load, clock.now(), code)
     ledger.finish(load.id, clock.now(), code)
+    intake.forget(ledger, load)
     forget_old(ledger, keep_days, clock.now(), but=load)
     return result
 
@@ -455,37 +559,98 @@ def _report(ledger: Ledger, load: Load, now: float, exit_code: int | None, *, st
 # --- the other commands ---------------------------------------------------------------------------------
 
 
-def plan(config: Config, source: Path, options: LoadOptions) -> PlanSummary:
-    """The dry run: nothing is sent and nothing is written down."""
-    path = _existing(source)
-    _, planned = plan_file(
-        path,
-        format=options.format,
-        budget=config.limits.chunk_bytes,
-        lookup_field=_lookup_column(options.target),
-        keep_rejected=max(options.max_rejected, 100),
-    )
-    findings = [f"row {rejected.row} (line {rejected.line}): {rejected.reason}" for rejected in planned.rejected]
+async def plan(
+    config: Config,
+    named: Sequence[str],
+    options: LoadOptions,
+    *,
+    check_values: bool = False,
+    world: World | None = None,
+) -> PlanSummary:
+    """The dry run: nothing is sent and nothing is kept. Works without Marketo too, and says so then."""
+    known, why, left = await _asked(config, options.target, world or World())
+    planning = partial(_planned, config, named, options, (known, why), check_values)
+    return replace(await anyio.to_thread.run_sync(planning), calls_left=left)
+
+
+async def _asked(config: Config, target: Target, world: World) -> tuple[Described | None, str, int | None]:
+    """The fields a header is checked against (None, and why, where they cannot be had), and the calls left today."""
+    try:
+        config.need_credentials()
+    except Misconfigured as error:
+        return None, error.message, None
+    async with _connected(config, world) as (marketo, caller):
+        quota = _quota(config, marketo, caller, world.clock)
+        await quota.ask(PATIENCE_S)
+        if caller.sound_at is not None:
+            with anyio.move_on_after(PATIENCE_S):
+                return *await checks.describe(marketo, caller, target), quota.left()
+        return None, caller.trouble or f"{config.subscription_host} did not answer", quota.left()
+
+
+def _planned(
+    config: Config,
+    named: Sequence[str],
+    options: LoadOptions,
+    fields: tuple[Described | None, str] | None = None,
+    check_values: bool = False,
+) -> PlanSummary:
+    """fields: what the header is checked against, or why that cannot be done; None: it is not wanted."""
+    paths = intake.paths_of(named)
+    with intake.opened(config, paths, options.reading, options.format, lambda: None) as source:
+        at, planned = plan_file(
+            source.path,
+            format=source.format,
+            budget=config.limits.chunk_bytes,
+            lookup_field=_lookup_column(options.target),
+            keep_rejected=max(options.max_rejected, 100),
+            name=source.name,
+        )
+        findings = [_rejected(source, row) for row in planned.rejected]
+        values: list[ValueFinding] = []
+        if check_values:
+            values = _values(at, planned, fields[0] if fields is not None else None)
     if planned.rejected_rows > len(findings):
         findings.append(f"and {planned.rejected_rows - len(findings):,} more rows that cannot be sent")
     if planned.blank_lines:
         findings.append(f"{planned.blank_lines:,} blank lines: they are not rows and are not sent")
-    rows_per_s: float | None = None
+    if fields is not None:
+        findings = [*_header_findings(planned.header.fields, fields, options.target), *findings]
+    for value in values:
+        rows = ", ".join(f"{row:,}" for row in value.first_rows) + (", …" if value.rows > len(value.first_rows) else "")
+        findings.append(f"column {value.column!r}: {value.rows:,} values: {value.reason} (rows {rows})")
+    speed: Speed | None = None
     if config.ledger_path.exists():
         with _ledger(config) as ledger:
-            rows_per_s = ledger.rows_per_second(config.subscription_host)
-    seconds = (planned.rows - planned.rejected_rows) / rows_per_s / 2 if rows_per_s else None
-    polls = 2.0
-    if seconds is not None and planned.chunks:
-        polls += 2 * seconds / len(planned.chunks) / config.polling.min_interval
+            speed = learn(ledger.past(config.subscription_host))
+    seconds = (planned.rows - planned.rejected_rows) * speed.pace_row_s / PROCESSORS if speed else None
     return PlanSummary(
-        source=path,
+        source=source.name if source.spool else str(source.path),
         plan=planned,
         load_id=_identity(planned.fingerprint, planned.format, config, options.target)(0),
-        calls=round(len(planned.chunks) * (1 + polls)) + 2,
+        calls=round(len(planned.chunks) * (1 + ANSWERS_A_CHUNK)) + 1,
+        calls_left=None,
         seconds=seconds,
         findings=tuple(findings),
+        values=tuple(values),
     )
+
+
+def _header_findings(header: tuple[str, ...], fields: tuple[Described | None, str], target: Target) -> list[str]:
+    known, why = fields
+    if known is None:
+        return [f"the header was not checked against Marketo's fields: {why}"]
+    return [f"column {misfit.column!r}: {misfit.note}" for misfit in misfits(header, known, target)]
+
+
+def _values(source: SourceFile, plan: Plan, known: Described | None) -> list[ValueFinding]:
+    """What Marketo will probably not take, of the rows that would be sent. One pass; one chunk is in memory."""
+    values = Values(plan.header.fields, known)
+    header_bytes = plan.header.stop - plan.header.start
+    for chunk in plan.chunks:
+        content = read_chunk(source, plan.header, chunk)[header_bytes:]
+        values.feed((row.row, row.cells) for row in read_sent(content, chunk.spans, plan.format))
+    return values.findings()
 
 
 def status(config: Config, load: str | None = None) -> list[LoadStatus]:
@@ -510,11 +675,12 @@ def report(config: Config, load: str) -> LoadResult:
     """Write the report of a load again from what the ledger holds."""
     with _ledger(config) as ledger:
         known = _known(ledger, load)
+        if known.finished_at is not None:
+            return replace(_again(config, ledger, known, Clock().now()), already_finished=False)
         code = known.exit_code
         if code is None:
             code = exit_code_of(totals_of(known, ledger.records(known.id)), fail_on_warning=False)
-        stopped = "" if known.finished_at is not None else "the load is not finished"
-        return _report(ledger, known, Clock().now(), code, stopped=stopped)
+        return _report(ledger, known, Clock().now(), code, stopped="the load is not finished")
 
 
 def purge(config: Config, load: str, *, unfinished: bool = False) -> Load:
@@ -522,16 +688,18 @@ def purge(config: Config, load: str, *, unfinished: bool = False) -> Load:
     with _ledger(config) as ledger:
         known = _known(ledger, load)
         purge_load(ledger, known, unfinished=unfinished)
+        intake.forget(ledger, known)
         return known
 
 
-async def check(config: Config, source: Path | None, options: LoadOptions) -> list[CheckLine]:
+async def check(config: Config, named: Sequence[str], options: LoadOptions) -> list[CheckLine]:
     """Is the configuration sound, do the credentials work, may the user import, do header and target fit?"""
     lines = [CheckLine("configuration", True, f"{config.subscription_host}, as {config.marketo.client_id}")]
     header: tuple[str, ...] | None = None
-    if source is not None:
+    if named:
+        source = " ".join(named)
         try:
-            summary = await anyio.to_thread.run_sync(partial(plan, config, source, options))
+            summary = await anyio.to_thread.run_sync(partial(_planned, config, named, options))
         except OrchestratorError as error:
             lines.append(CheckLine(f"source {source}", False, str(error), error.exit_code))
         else:
@@ -541,76 +709,8 @@ async def check(config: Config, source: Path | None, options: LoadOptions) -> li
             note = f"{found}; {bad:,} of them cannot be sent" if bad else found
             lines.append(CheckLine(f"source {source}", bad <= options.max_rejected, note, 65))
     async with _connected(config, World()) as (marketo, caller):
-        lines += await _check_access(marketo, caller, options.target, header)
+        lines += await checks.access(marketo, caller, options.target, header)
     return lines
-
-
-async def _check_access(
-    marketo: Marketo, caller: Caller, target: Target, header: tuple[str, ...] | None
-) -> list[CheckLine]:
-    path, what = "/rest/v1/leads/describe2.json", "permission to read leads"
-    if target.kind == "customobjects":
-        path, what = f"/rest/v1/customobjects/{target.name}/describe.json", f"custom object {target.name}"
-    outcome, ruling = await caller.call("other", lambda token: marketo.get(token, path, bytes_max=DESCRIBE_BYTES_MAX))
-    reached = caller.sound_at is not None
-    refused = "" if reached else f"refused: {ruling.why}. {ruling.remedy}"
-    lines = [CheckLine("credentials", reached, refused, ruling.exit_code if reached else 77)]
-    if not reached and ruling.exit_code != 77:
-        return [CheckLine("Marketo is reached", False, ruling.why, 69)]
-    if not reached:
-        return lines
-    if ruling.verdict is not Verdict.DONE or not isinstance(outcome, Answered):
-        return [*lines, CheckLine(what, False, f"{ruling.why}. {ruling.remedy}".strip(), ruling.exit_code or 77)]
-    lines.append(CheckLine(what, True, "whether it may write is seen with the first upload"))
-    fields = _field_names(outcome)
-    if target.kind == "leads" and fields and target.lookup_field not in fields:
-        near = get_close_matches(target.lookup_field, fields, n=1)
-        note = f"Marketo has no field {target.lookup_field!r}" + (f"; did you mean {near[0]!r}?" if near else "")
-        lines.append(CheckLine("lookup field", False, note, 78))
-    if header is not None and fields and target.kind != "members":
-        lines += [_unknown_column(name, fields) for name in header if name not in fields]
-    if target.kind == "leads":
-        lines += await _check_places(marketo, caller, target)
-    return lines
-
-
-async def _check_places(marketo: Marketo, caller: Caller, target: Target) -> list[CheckLine]:
-    """The static list and the partition. Both questions may need a permission that imports do not."""
-    lines: list[CheckLine] = []
-    if target.list_id is not None:
-        path = f"/rest/v1/lists/{target.list_id}.json"
-        outcome, ruling = await caller.call("other", lambda token: marketo.get(token, path))
-        found = isinstance(outcome, Answered) and outcome.success and bool(outcome.result)
-        note = "" if found else ruling.why or "Marketo has no such static list"
-        lines.append(CheckLine(f"static list {target.list_id}", found, note, 78))
-    outcome, ruling = await caller.call("other", lambda token: marketo.get(token, "/rest/v1/leads/partitions.json"))
-    if isinstance(outcome, Answered) and outcome.success:
-        names = [str(item["name"]) for item in outcome.result if isinstance(item, dict) and "name" in item]
-        known = ", ".join(names)
-        if target.partition_name is not None and target.partition_name not in names:
-            lines.append(CheckLine(f"partition {target.partition_name}", False, f"there are: {known}", 78))
-        elif target.partition_name is None and len(names) > 1:
-            note = f"there are several ({known}): set import.partition_name"
-            lines.append(CheckLine("partition", False, note, 78))
-    else:
-        lines.append(CheckLine("partitions", True, f"could not be asked: {ruling.why}"))
-    return lines
-
-
-def _unknown_column(name: str, fields: list[str]) -> CheckLine:
-    near = get_close_matches(name, fields, n=1)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
-    return CheckLine(f"column {name!r}", True, f"Marketo has no such field and will ignore the column{hint}")
-
-
-def _field_names(outcome: Answered) -> list[str]:
-    names: list[str] = []
-    for described in outcome.result:
-        fields = described.get("fields") if isinstance(described, dict) else None
-        for item in fields if isinstance(fields, list) else []:
-            if isinstance(item, dict) and isinstance(item.get("name"), str):
-                names.append(item["name"])
-    return names
 
 
 # --- parts ----------------------------------------------------------------------------------------------
@@ -634,19 +734,9 @@ async def _connected(config: Config, world: World) -> AsyncIterator[tuple[Market
             await marketo.aclose()
 
 
-async def _calls_left(config: Config, marketo: Marketo, caller: Caller) -> int | None:
-    """Calls of today's quota that this load may use; None when Marketo does not say what was used."""
-    outcome: object = None
-    with anyio.move_on_after(QUOTA_PATIENCE_S):  # nothing else, no signal either, is looked at meanwhile
-        outcome, _ = await caller.call("other", lambda token: marketo.get(token, "/rest/v1/stats/usage.json"))
-    if not isinstance(outcome, Answered) or not outcome.success:
-        return None
-    match outcome.result:
-        case ({"total": int(used)}, *_):
-            left = config.limits.calls_per_day - config.limits.reserve_calls_per_day - used
-            log.info("quota.asked", used=used, left=left)
-            return left
-    return None
+def _quota(config: Config, marketo: Marketo, caller: Caller, clock: Clock) -> Quota:
+    limits = config.limits
+    return Quota(marketo, caller, clock, calls_per_day=limits.calls_per_day, reserve=limits.reserve_calls_per_day)
 
 
 def _limits(config: Config) -> Limits:
@@ -657,6 +747,7 @@ def _limits(config: Config) -> Limits:
         doubt_lease_s=config.limits.doubt_lease,
         min_interval_s=config.polling.min_interval,
         max_interval_s=config.polling.max_interval,
+        queue_depth=None if config.limits.queue_depth == "auto" else config.limits.queue_depth,
     )
 
 
@@ -700,17 +791,43 @@ def _known(ledger: Ledger, load: str) -> Load:
     return found
 
 
-def _check_source(load: Load, ledger: Ledger) -> None:
-    """A source whose size changed cannot be the one that was planned. (Every upload checks its own bytes.)"""
+def _with_source(config: Config, ledger: Ledger, load: Load, interrupted: intake.Interrupted) -> Load:
+    """The load with its source at hand. One whose size changed cannot be what was planned.
+
+    (Every upload checks its own bytes.)
+    """
     if not any(ledger.chunks_by_state(load.id).get(state) for state in (State.PLANNED, State.OFFERED, State.DOUBTFUL)):
-        return  # nothing is left to send: the source may even be gone
-    path = _existing(Path(load.source.path))
-    size = path.stat().st_size
-    if size != load.source.size_bytes:
-        raise SourceChanged(
-            f"{path}: {size:,} bytes now, {load.source.size_bytes:,} when load {load.id} was planned",
-            remedy="Put the planned file back to go on, or load the new one: that is another load.",
-        )
+        return load  # nothing is left to send: the source may even be gone
+    with intake.restored(config, ledger, load, interrupted) as whole:
+        path = _existing(Path(whole.source.path))
+        size = path.stat().st_size
+        if size != whole.source.size_bytes:
+            raise SourceChanged(
+                f"{path}: {size:,} bytes now, {load.source.size_bytes:,} when load {load.id} was planned",
+                remedy="Put the planned file back to go on, or load the new one: that is another load.",
+            )
+        return whole
+
+
+def _again(config: Config, ledger: Ledger, load: Load, now: float) -> LoadResult:
+    """A load that has finished: nothing is sent, its report is written again.
+
+    Where the rows cannot be had any more (a pipe's), the report that is there is better than one without them.
+    """
+    try:
+        with intake.restored(config, ledger, load, lambda: None) as whole:
+            result = _report(ledger, whole, now, load.exit_code)
+    finally:
+        intake.forget(ledger, load)
+    return replace(result, already_finished=True)
+
+
+def _interrupted(stop: StopRequest | None) -> intake.Interrupted:
+    def check() -> None:
+        if stop is not None and stop.exit_code:
+            raise ReadingStopped(stop.exit_code)
+
+    return check
 
 
 def _status(ledger: Ledger, load: Load) -> LoadStatus:
@@ -719,4 +836,5 @@ def _status(ledger: Ledger, load: Load) -> LoadStatus:
         totals=totals_of(load, ledger.records(load.id)),
         chunks_by_state=ledger.chunks_by_state(load.id),
         running=locks.owner_of(ledger.path, load.id) is not None,
+        run=ledger.run_of(load.id),
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sqlite3
 from dataclasses import replace
 from pathlib import Path
 
@@ -91,6 +92,12 @@ def test_a_purged_load_is_unknown(tmp_path: Path) -> None:
         assert list(ledger.records(load.id)) == []
         assert len(list(ledger.records(other.id))) == 1
         assert not Path(load.report_dir).exists()
+    db = sqlite3.connect(tmp_path / "ledger.db")
+    tables = [name for (name,) in db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
+    for table in tables:
+        if "load_id" in [column[1] for column in db.execute(f"PRAGMA table_info({table})")]:
+            assert db.execute(f"SELECT count(*) FROM {table} WHERE load_id = 'one'").fetchone() == (0,), table
+    db.close()
 
 
 def test_a_load_is_not_purged_under_somebody_who_runs_it(tmp_path: Path) -> None:

@@ -15,12 +15,14 @@ import os
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import asdict, astuple, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from orchestrator.core import lifecycle
+from orchestrator.core.admission import Admission
+from orchestrator.core.expect import LEARNED_FROM, Past
 from orchestrator.core.isolate import Spent
 from orchestrator.core.model import (
     BatchId,
@@ -38,14 +40,22 @@ from orchestrator.core.model import (
     LoadId,
     Offer,
     Offered,
+    Origin,
+    Original,
     Plan,
+    Priority,
+    Reading,
     RejectedRow,
+    Run,
     SourceFile,
     Span,
     Standing,
     State,
+    Stretch,
     Target,
 )
+from orchestrator.core.origins import origin_sha256
+from orchestrator.core.share import Wish
 from orchestrator.errors import LedgerFailing, LedgerLocked, LedgerUnusable, OrchestratorError
 
 CHECKED_BYTES_MAX = 8_000_000
@@ -65,16 +75,16 @@ SCHEMA_VERSION = len(_MIGRATIONS)
 _STANDING = (
     "c.load_id, c.number, c.rows, c.state, c.attempts, c.batch_failures, c.doubts, c.batch_failures_before, "
     "c.doubts_before, c.not_before, c.why, "
-    "o.attempt, o.offered_at, o.slot, o.batch_id, o.accepted_at, o.lost_at, o.importing_first_at, "
-    "o.importing_last_at, o.ended_at, o.status, o.imported, o.failed, o.warned, o.message, o.collected_at, "
-    "o.failures_path, o.failures_records, o.warnings_path, o.warnings_records"
+    "o.attempt, o.offered_at, o.slot, o.batch_id, o.accepted_at, o.lost_at, o.queued_last_at, "
+    "o.importing_first_at, o.importing_last_at, o.ended_at, o.status, o.imported, o.failed, o.warned, "
+    "o.message, o.collected_at, o.failures_path, o.failures_records, o.warnings_path, o.warnings_records"
 )
 _OFFER = _STANDING[_STANDING.index("o.attempt") :]
 _FROM = "FROM chunks c LEFT JOIN offers o ON o.load_id = c.load_id AND o.chunk = c.number AND o.attempt = c.attempts"
 _LOAD = (
     "id, subscription, source_path, source_bytes, source_mtime_ns, source_inode, source_sha256, format, "
     "header_start, header_stop, header_fields, target, budget, rows, rejected, chunks, on_doubt, report_dir, "
-    "collected_dir, created_at, finished_at, exit_code"
+    "collected_dir, created_at, finished_at, exit_code, priority, origin"
 )
 
 
@@ -124,8 +134,9 @@ class Ledger:
         with self._transaction():
             if self._all("SELECT 1 FROM loads WHERE id = ?", load.id):
                 return False
+            origin, sha256 = _origin_columns(load.origin)
             self._db.execute(
-                f"INSERT INTO loads ({_LOAD}, list_id) VALUES ({', '.join('?' * 23)})",
+                f"INSERT INTO loads ({_LOAD}, list_id, origin_sha256) VALUES ({', '.join('?' * 26)})",
                 (
                     load.id,
                     load.subscription,
@@ -149,7 +160,10 @@ class Ledger:
                     load.created_at,
                     load.finished_at,
                     load.exit_code,
+                    load.priority,
+                    origin,
                     load.target.list_id,
+                    sha256,
                 ),
             )
             self._add_chunks(load.id, load.subscription, plan.chunks)
@@ -174,29 +188,53 @@ class Ledger:
         """Is there a load of a source of this size? (Then it is worth hashing the source before planning it.)"""
         return bool(self._all("SELECT 1 FROM loads WHERE source_bytes = ? LIMIT 1", size_bytes))
 
-    def loads_with_open_chunks(self, subscription: str) -> list[Load]:
-        """Loads that hold slots in this subscription, whoever owns them."""
+    def loads_from(self, originals: str) -> list[Load]:
+        """The loads of a spool file made from these originals (their `origin_sha256`), the newest first."""
+        sql = f"SELECT {_LOAD} FROM loads WHERE origin_sha256 = ? ORDER BY created_at DESC, id"
+        return [_load(row) for row in self._all(sql, originals)]
+
+    def knows_spools(self) -> bool:
+        """Was any load made from a spool file? (Then it is worth hashing originals before reading them.)"""
+        return bool(self._all("SELECT 1 FROM loads WHERE origin_sha256 IS NOT NULL LIMIT 1"))
+
+    def loads_under_way(self, subscription: str) -> list[Load]:
+        """Loads with batches in Marketo, or with files of ended ones still to be saved, whoever owns them."""
         return [
             _load(row)
             for row in self._all(
                 f"SELECT {_LOAD} FROM loads WHERE id IN "
-                "(SELECT load_id FROM chunks WHERE subscription = ? AND slot IS NOT NULL) ORDER BY id",
+                "(SELECT load_id FROM chunks WHERE subscription = ?1 AND slot IS NOT NULL "
+                "UNION SELECT load_id FROM chunks WHERE subscription = ?1 AND state = 'collecting') ORDER BY id",
                 subscription,
             )
         ]
 
-    def move_source(self, load_id: LoadId, source: SourceFile, report_dir: str, collected_dir: str) -> None:
+    def move_source(
+        self, load_id: LoadId, source: SourceFile, origin: Origin | None, report_dir: str, collected_dir: str
+    ) -> None:
         """The same content now stands elsewhere, or its report is wanted elsewhere. Collected files stay."""
         with self._transaction():
             self._db.execute(
                 "UPDATE loads SET source_path = ?, source_mtime_ns = ?, source_inode = ?, report_dir = ?, "
-                "collected_dir = ? WHERE id = ?",
-                (source.path, source.mtime_ns, source.inode, report_dir, collected_dir, load_id),
+                "collected_dir = ?, origin = ?, origin_sha256 = ? WHERE id = ?",
+                (
+                    source.path,
+                    source.mtime_ns,
+                    source.inode,
+                    report_dir,
+                    collected_dir,
+                    *_origin_columns(origin),
+                    load_id,
+                ),
             )
 
     def set_on_doubt(self, load_id: LoadId, on_doubt: str) -> None:
         with self._transaction():
             self._db.execute("UPDATE loads SET on_doubt = ? WHERE id = ?", (on_doubt, load_id))
+
+    def set_priority(self, load_id: LoadId, priority: Priority) -> None:
+        with self._transaction():
+            self._db.execute("UPDATE loads SET priority = ? WHERE id = ?", (priority, load_id))
 
     def finish(self, load_id: LoadId, at: float, exit_code: int) -> None:
         """The load is over and its report is written."""
@@ -220,7 +258,7 @@ class Ledger:
         with self._transaction():
             if self._all("SELECT 1 FROM chunks WHERE load_id = ? AND slot IS NOT NULL LIMIT 1", load_id):
                 return False
-            for table in ("facts", "offers", "rejected_rows", "calls", "chunks"):
+            for table in ("facts", "offers", "rejected_rows", "calls", "runs", "chunks"):
                 self._db.execute(f"DELETE FROM {table} WHERE load_id = ?", (load_id,))
             self._db.execute("DELETE FROM loads WHERE id = ?", (load_id,))
         return True
@@ -250,6 +288,7 @@ class Ledger:
             if len(used) >= limit or standing.state is not State.PLANNED:
                 return None
             slot = min(set(range(1, 11)) - used)
+            self._db.execute("UPDATE runs SET served_at = ? WHERE load_id = ?", (at, load_id))
             return self._record(standing, Offered(at=at, slot=slot))
 
     def record(self, load_id: LoadId, number: ChunkNumber, fact: Fact) -> Standing:
@@ -302,11 +341,12 @@ class Ledger:
         try:
             self._db.execute(
                 "INSERT INTO offers (load_id, chunk, attempt, subscription, slot, offered_at, batch_id, "
-                "accepted_at, lost_at, importing_first_at, importing_last_at, ended_at, status, imported, failed, "
-                "warned, message, collected_at, failures_path, failures_records, warnings_path, "
-                "warnings_records) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) "
+                "accepted_at, lost_at, queued_last_at, importing_first_at, importing_last_at, ended_at, status, "
+                "imported, failed, warned, message, collected_at, failures_path, failures_records, warnings_path, "
+                "warnings_records) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) "
                 "ON CONFLICT (load_id, chunk, attempt) DO UPDATE SET batch_id = excluded.batch_id, "
                 "accepted_at = excluded.accepted_at, lost_at = excluded.lost_at, "
+                "queued_last_at = excluded.queued_last_at, "
                 "importing_first_at = excluded.importing_first_at, "
                 "importing_last_at = excluded.importing_last_at, ended_at = excluded.ended_at, "
                 "status = excluded.status, imported = excluded.imported, failed = excluded.failed, "
@@ -323,6 +363,7 @@ class Ledger:
                     offer.batch_id,
                     offer.accepted_at,
                     offer.lost_at,
+                    offer.queued_last_at,
                     offer.importing_first_at,
                     offer.importing_last_at,
                     offer.ended_at,
@@ -462,16 +503,96 @@ class Ledger:
         )[0]
         return int(row[0]), int(row[1]), int(row[2]), int(row[3])
 
-    def rows_per_second(self, subscription: str) -> float | None:
-        """What one of Marketo's processors imported in a second, over the newest batches; None without any."""
-        ((rows, seconds),) = self._all(
-            "SELECT sum(rows), sum(seconds) FROM (SELECT c.rows AS rows, "
-            "o.ended_at - coalesce(o.importing_first_at, o.accepted_at) AS seconds FROM offers o "
-            "JOIN chunks c ON c.load_id = o.load_id AND c.number = o.chunk "
-            "WHERE o.subscription = ? AND o.status = 'Complete' ORDER BY o.ended_at DESC LIMIT 200)",
+    # --- the queue: what is known of it, and who wants to use it ------------------------------------------
+
+    def past(self, subscription: str) -> list[Past]:
+        """The newest ended batches of the subscription, as many as are learned from."""
+        return [
+            Past(*row)
+            for row in self._all(
+                "SELECT c.rows, o.offered_at, o.accepted_at, o.queued_last_at, o.importing_first_at, "
+                "o.importing_last_at, o.ended_at FROM offers o "
+                "JOIN chunks c ON c.load_id = o.load_id AND c.number = o.chunk "
+                "WHERE o.subscription = ? AND o.ended_at IS NOT NULL ORDER BY o.ended_at DESC LIMIT ?",
+                subscription,
+                LEARNED_FROM,
+            )
+        ]
+
+    def admission(self, subscription: str, list_id: int | None = None) -> Admission:
+        """What is known of the subscription's queue, or of the lane of one static list."""
+        rows = self._all(
+            "SELECT room, refusals, refused_first_at, refused_last_at FROM admissions "
+            "WHERE subscription = ? AND list_id = ?",
             subscription,
+            list_id or 0,
         )
-        return rows / seconds if rows and seconds and seconds > 0 else None
+        return Admission(*rows[0]) if rows else Admission()
+
+    def learn(self, subscription: str, list_id: int | None, change: Callable[[Admission, int], Admission]) -> Admission:
+        """Change what is known of a queue; `change` gets it, and how many of ours Marketo has there for sure."""
+        with self._transaction():
+            before = self.admission(subscription, list_id)
+            sql = "SELECT count(*) FROM chunks c JOIN loads l ON l.id = c.load_id WHERE c.subscription = ?"
+            sql += " AND c.slot IS NOT NULL AND c.state <> 'offered'"
+            if list_id is None:
+                ((there,),) = self._all(sql, subscription)
+            else:
+                ((there,),) = self._all(sql + " AND l.list_id = ?", subscription, list_id)
+            after = change(before, int(there))
+            if after != before:
+                self._db.execute(
+                    "INSERT OR REPLACE INTO admissions (subscription, list_id, room, refusals, "
+                    "refused_first_at, refused_last_at) VALUES (?, ?, ?, ?, ?, ?)",
+                    (subscription, list_id or 0, *astuple(after)),
+                )
+        return after
+
+    def wishes(self, subscription: str, heard_since: float) -> list[Wish]:
+        """What the running loads want of the slots; of those that were heard of lately."""
+        return [
+            Wish(LoadId(load_id), priority, unsent, held, served_at)
+            for load_id, priority, unsent, held, served_at in self._all(
+                "SELECT r.load_id, l.priority, r.unsent, (SELECT count(*) FROM chunks c WHERE "
+                "c.subscription = r.subscription AND c.slot IS NOT NULL AND c.load_id = r.load_id), r.served_at "
+                "FROM runs r JOIN loads l ON l.id = r.load_id "
+                "WHERE r.subscription = ? AND NOT r.ended AND r.heard_at >= ? ORDER BY r.load_id",
+                subscription,
+                heard_since,
+            )
+        ]
+
+    def tell(self, load_id: LoadId, run: Run) -> None:
+        """What the run of a load wants, waits for and expects."""
+        with self._transaction():
+            self._db.execute(
+                "INSERT INTO runs (load_id, subscription, unsent, served_at, waiting_for, waiting_since, ends_at, "
+                "heard_at, ended) SELECT id, subscription, ?, ?, ?, ?, ?, ?, ? FROM loads WHERE id = ? "
+                "ON CONFLICT (load_id) DO UPDATE SET unsent = excluded.unsent, waiting_for = excluded.waiting_for, "
+                "served_at = CASE WHEN ended THEN excluded.served_at ELSE served_at END, "
+                "waiting_since = excluded.waiting_since, ends_at = excluded.ends_at, heard_at = excluded.heard_at, "
+                "ended = excluded.ended",
+                (
+                    run.unsent,
+                    run.heard_at,
+                    run.waiting_for,
+                    run.waiting_since,
+                    run.ends_at,
+                    run.heard_at,
+                    run.ended,
+                    load_id,
+                ),
+            )
+
+    def run_of(self, load_id: LoadId) -> Run | None:
+        """What the run of a load said last; None when it has not run since such things are written down."""
+        rows = self._all(
+            "SELECT heard_at, unsent, waiting_for, waiting_since, ends_at, ended FROM runs WHERE load_id = ?", load_id
+        )
+        if not rows:
+            return None
+        heard_at, unsent, waiting_for, waiting_since, ends_at, ended = rows[0]
+        return Run(heard_at, unsent, waiting_for, waiting_since, ends_at, bool(ended))
 
     # --- calls ------------------------------------------------------------------------------------------
 
@@ -651,6 +772,27 @@ def _load(row: tuple[Any, ...]) -> Load:
         created_at=row[19],
         finished_at=row[20],
         exit_code=row[21],
+        priority=row[22],
+        origin=_origin(row[23]),
+    )
+
+
+def _origin_columns(origin: Origin | None) -> tuple[str | None, str | None]:
+    if origin is None:
+        return None, None
+    return json.dumps(asdict(origin)), origin_sha256(origin.originals, origin.reading)
+
+
+def _origin(text: str | None) -> Origin | None:
+    if text is None:
+        return None
+    told = json.loads(text)
+    reading = told["reading"]
+    return Origin(
+        originals=tuple(Original(**original) for original in told["originals"]),
+        reading=Reading(**{**reading, "renamed": tuple((new, old) for new, old in reading["renamed"])}),
+        counted=told["counted"],
+        stretches=tuple(Stretch(**stretch) for stretch in told["stretches"]),
     )
 
 
@@ -693,6 +835,7 @@ def _offer(row: tuple[Any, ...]) -> Offer | None:
         batch_id,
         accepted_at,
         lost_at,
+        queued_last_at,
         importing_first_at,
         importing_last_at,
         ended_at,
@@ -714,6 +857,7 @@ def _offer(row: tuple[Any, ...]) -> Offer | None:
         batch_id=None if batch_id is None else BatchId(batch_id),
         accepted_at=accepted_at,
         lost_at=lost_at,
+        queued_last_at=queued_last_at,
         importing_first_at=importing_first_at,
         importing_last_at=importing_last_at,
         ended_at=ended_at,

@@ -28,6 +28,7 @@ from typing import Any, Literal, Protocol, TypeVar
 
 import aiofiles
 import anyio
+import anyio.to_thread
 import httpx
 
 from orchestrator.core.model import BatchId, Format, Target
@@ -93,7 +94,7 @@ class Marketo:
             headers={"Accept-Encoding": "identity", "User-Agent": "marketo-orchestrator"},
             limits=httpx.Limits(max_connections=None, max_keepalive_connections=10),
         )
-        self._uploads: set[anyio.CancelScope] = set()
+        self._uploads: list[anyio.CancelScope] = []
         self.sent_bytes = 0
         """Bytes of uploads handed to the network so far."""
 
@@ -181,7 +182,7 @@ class Marketo:
                     size += await file.write(piece)
             if reply.failed is not None:
                 return reply.failed
-            partial.replace(save_to)
+            await anyio.to_thread.run_sync(_put, partial, save_to)
             return Saved(str(save_to), size)
 
         return await self._exchange("GET", _batch_path(target, batch_id, which), FILE_DEADLINE_S, read, token=token)
@@ -220,7 +221,7 @@ class Marketo:
             sent["Authorization"] = f"Bearer {token}"
         with anyio.move_on_after(deadline_s) as scope:
             if "content" in arguments:
-                self._uploads.add(scope)
+                self._uploads.append(scope)
             try:
                 async with self._client.stream(
                     method, path, headers=sent, extensions={"trace": reply.trace}, **arguments
@@ -230,7 +231,8 @@ class Marketo:
             except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError) as error:
                 return reply.lost(error)
             finally:
-                self._uploads.discard(scope)
+                if scope in self._uploads:
+                    self._uploads.remove(scope)
         return reply.lost(None, why=f"no complete answer within {deadline_s:.0f} s")
 
 
@@ -383,6 +385,18 @@ def _retry_after_s(header: str | None) -> float | None:
     if header is None or not header.strip().isdecimal():
         return None
     return min(float(header.strip()), 3600.0)
+
+
+def _put(partial: Path, save_to: Path) -> None:
+    """A whole file under its name, on the disk: content, then name, so that a power cut takes neither. Blocking."""
+    for path in (partial, save_to.parent):
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        if path is partial:
+            partial.replace(save_to)
 
 
 def _open_private(path: str, flags: int) -> int:

@@ -28,7 +28,7 @@ from orchestrator.cli.output import (
 )
 from orchestrator.cli.progress import watching
 from orchestrator.config import Config, load_config
-from orchestrator.core.model import Format
+from orchestrator.core.model import Format, Reading
 from orchestrator.errors import OrchestratorError
 from orchestrator.library import LoadOptions, LoadResult, Observer, StopRequest
 
@@ -68,7 +68,9 @@ def _dispatch(options: argparse.Namespace, output: Output) -> int:
         case "resume":
             return _resume(options, output, config)
         case "plan":
-            show_plan(output, library.plan(config, Path(options.source), _load_options(options, config)))
+            wanted = _load_options(options, config)
+            planning = partial(library.plan, config, options.source, wanted, check_values=options.check_values)
+            show_plan(output, anyio.run(planning))
             return 0
         case "status":
             show_status(output, library.status(config, options.load), named=options.load is not None)
@@ -84,8 +86,7 @@ def _dispatch(options: argparse.Namespace, output: Output) -> int:
             return show_export(library.export(config, options.load))
         case "check":
             config.need_credentials()
-            source = Path(options.source) if options.source else None
-            lines = anyio.run(partial(library.check, config, source, _load_options(options, config)))
+            lines = anyio.run(partial(library.check, config, options.source, _load_options(options, config)))
             return show_check(output, lines)
         case _:
             return _config_show(output, config)
@@ -117,9 +118,16 @@ def _load_options(options: argparse.Namespace, config: Config) -> LoadOptions:
     return LoadOptions(
         target=config.target(),
         format=Format(options.format) if options.format else None,
+        reading=Reading(
+            encoding=options.encoding,
+            sheet=options.sheet,
+            query=options.query,
+            renamed=tuple(options.map),
+        ),
         report_dir=Path(report_dir) if report_dir else None,
         fail_on_warning=getattr(options, "fail_on_warning", False),
         on_doubt=getattr(options, "on_doubt", None) or "resend",
+        priority=getattr(options, "priority", None),
         max_wait_s=getattr(options, "max_wait", None),
         max_rejected=options.max_rejected,
         force=getattr(options, "force", False),
@@ -128,11 +136,11 @@ def _load_options(options: argparse.Namespace, config: Config) -> LoadOptions:
 
 def _load(options: argparse.Namespace, output: Output, config: Config) -> int:
     config.need_credentials()
-    source, wanted = Path(options.source), _load_options(options, config)
+    wanted = _load_options(options, config)
     return _drive(
         options,
         output,
-        lambda observer, stop: library.load(config, source, wanted, observer=observer, stop=stop),
+        lambda observer, stop: library.load(config, options.source, wanted, observer=observer, stop=stop),
     )
 
 
@@ -145,6 +153,7 @@ def _resume(options: argparse.Namespace, output: Output, config: Config) -> int:
             config,
             options.load,
             on_doubt=options.on_doubt,
+            priority=options.priority,
             max_wait_s=options.max_wait,
             fail_on_warning=options.fail_on_warning,
             observer=observer,

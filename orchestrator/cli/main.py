@@ -31,6 +31,12 @@ EXIT_CODES = {
 }
 
 
+SOURCES = (
+    "CSV, TSV or SSV with a header, JSON lines, XLSX or Parquet, also packed (gz, zst, bz2, xz, zip); several files or "
+    "patterns make one load; - is standard input"
+)
+
+
 def duration(text: str) -> float:
     """Seconds of 90, 90s, 15m, 2h or 1d."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd]?)", text)
@@ -44,6 +50,14 @@ def count(text: str) -> int:
     if not text.isascii() or not text.isdigit():
         raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0")
     return int(text)
+
+
+def renaming(text: str) -> tuple[str, str]:
+    """(new name, old name) of NEW=OLD."""
+    new, _, old = text.partition("=")
+    if not new or not old:
+        raise argparse.ArgumentTypeError(f"{text!r} is not FIELD=COLUMN, such as firstName=first_name")
+    return new, old
 
 
 class _Parser(argparse.ArgumentParser):
@@ -73,6 +87,14 @@ def parser() -> argparse.ArgumentParser:
 
     target = _Parser(add_help=False, allow_abbrev=False)
     target.add_argument("--format", choices=("csv", "tsv", "ssv"), help="default: by suffix, then by the header")
+    target.add_argument(
+        "--encoding", metavar="NAME", help="encoding of the text (default: UTF-8, or UTF-16 with a mark)"
+    )
+    target.add_argument("--sheet", metavar="NAME", help="sheet of the workbook")
+    target.add_argument("--query", metavar="SQL", help="load what this query gives; the source is the table `source`")
+    target.add_argument(
+        "--map", type=renaming, action="append", default=[], metavar="FIELD=COLUMN", help="rename a column for Marketo"
+    )
     target.add_argument("--lookup-field", metavar="FIELD", help="field Marketo matches existing leads by")
     target.add_argument("--list-id", metavar="ID", help="static list the leads are added to")
     target.add_argument("--partition", metavar="NAME", help="lead partition")
@@ -85,6 +107,9 @@ def parser() -> argparse.ArgumentParser:
     running = _Parser(add_help=False, allow_abbrev=False)
     running.add_argument("--fail-on-warning", action="store_true", help="exit with 4 when rows have warnings")
     running.add_argument("--on-doubt", choices=("resend", "stop"), help="what follows an upload whose answer was lost")
+    running.add_argument(
+        "--priority", choices=("low", "normal", "high"), help="among the loads of one subscription (default: normal)"
+    )
     running.add_argument("--max-wait", type=duration, metavar="DURATION", help="stop, resumable, after 90s, 15m, 2h")
     running.add_argument("--no-progress", action="store_true", help="no progress on stderr")
 
@@ -105,7 +130,7 @@ def parser() -> argparse.ArgumentParser:
         help="plan, send, wait, report; the same command again resumes",
         description="Load SOURCE and wait until every row is accounted for. The same command again resumes.",
     )
-    load.add_argument("source", metavar="SOURCE", help="a CSV, TSV or SSV file, UTF-8, with a header")
+    load.add_argument("source", metavar="SOURCE", nargs="+", help=SOURCES)
     load.add_argument("--report-dir", metavar="DIR", help="folder of the report (default: reports/<load id>)")
     load.add_argument("--force", action="store_true", help="load the same content again")
 
@@ -115,7 +140,9 @@ def parser() -> argparse.ArgumentParser:
         help="the dry run: chunks, calls, time, findings",
         description="Show what a load would do. Nothing is sent and nothing is written down.",
     )
-    plan.add_argument("source", metavar="SOURCE", help="a CSV, TSV or SSV file")
+    plan.add_argument("source", metavar="SOURCE", nargs="+", help=SOURCES)
+
+    plan.add_argument("--check-values", action="store_true", help="look at every value: types, lengths, dates, e-mails")
 
     status = commands.add_parser(
         "status",
@@ -173,7 +200,7 @@ def parser() -> argparse.ArgumentParser:
         help="configuration, credentials, permission, header",
         description="Check the configuration, the credentials, what the API user may do, and SOURCE's header.",
     )
-    check.add_argument("source", metavar="SOURCE", nargs="?", help="a source to check against Marketo's fields")
+    check.add_argument("source", metavar="SOURCE", nargs="*", help="a source to check against Marketo's fields")
 
     config = commands.add_parser("config", help="the configuration", description="Look at the configuration.")
     actions = config.add_subparsers(dest="action", metavar="ACTION", required=True)

@@ -12,17 +12,19 @@ import os
 import shlex
 import sys
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
-from pathlib import PurePath
+from datetime import UTC, datetime
 from typing import Any, TextIO
 
 from orchestrator.adapters.salvage import Salvaged, Unreadable
+from orchestrator.checks import CheckLine
 from orchestrator.core.model import Format, Load
+from orchestrator.core.origins import source_name, source_path
 from orchestrator.core.reasons import ReasonCount
 from orchestrator.core.verdicts import plain, without_addresses
 from orchestrator.errors import DoubtHeld, LedgerUnusable, OrchestratorError
-from orchestrator.library import CheckLine, LoadResult, LoadStatus, PlanSummary
+from orchestrator.library import LoadResult, LoadStatus, PlanSummary
 from orchestrator.runner.loop import Progress
 
 SCHEMA = 1
@@ -118,6 +120,7 @@ def show_result(output: Output, result: LoadResult, *, command: str) -> int:
         reasons=[asdict(one) for one in reasons],
         doubts=result.doubts,
         seconds=round(result.seconds, 3),
+        eta_error=result.eta_error,
         report_dir=str(result.report_dir),
         already_finished=result.already_finished,
         resume=command if stopped else None,
@@ -135,6 +138,9 @@ def show_result(output: Output, result: LoadResult, *, command: str) -> int:
         return code
     if result.already_finished:
         output.note("this load had finished before: nothing was sent (--force loads the same content again)")
+    if result.eta_error is not None:
+        way = "long" if result.eta_error > 0 else "short"
+        output.note(f"the time left, foretold when a tenth was done, was {abs(result.eta_error):.0%} too {way}")
     if result.reasons:
         output.note(f"\n{reasons_table(result.reasons)}\n")
     for name, text in _last_words(result):
@@ -146,7 +152,7 @@ def show_result(output: Output, result: LoadResult, *, command: str) -> int:
 def _last_words(result: LoadResult) -> list[tuple[str, str]]:
     """What a person needs to know: rows in, what was imported, what was not and why, how long, what to do next."""
     totals = result.totals
-    rows = f"{totals.rows:,} in {PurePath(result.load.source.path).name}"
+    rows = f"{totals.rows:,} in {source_name(result.load)}"
     if result.seconds:
         rows += f", in {span(result.seconds)}: {totals.rows / result.seconds:,.0f} rows a second"
     if result.doubts:
@@ -207,15 +213,17 @@ def show_plan(output: Output, summary: PlanSummary) -> None:
         format=str(plan.format),
         columns=list(plan.header.fields),
         calls=summary.calls,
+        calls_left=summary.calls_left,
         seconds=summary.seconds,
         findings=list(summary.findings),
+        values=[asdict(value) for value in summary.values],
     )
     lines = [
         ("source", str(summary.source)),
         ("size", f"{plan.fingerprint.size_bytes:,} bytes, {plan.format}, {len(plan.header.fields)} columns"),
         ("rows", f"{plan.rows:,}" + (f", {plan.rejected_rows:,} of them cannot be sent" * bool(plan.rejected_rows))),
         ("chunks", f"{len(plan.chunks):,}" + (f" of up to {max(sizes):,} bytes" if sizes else "")),
-        ("calls", f"about {summary.calls:,} of the day's quota"),
+        ("calls", f"about {summary.calls:,} of the day's quota{_fits(summary)}"),
         ("time", f"about {span(summary.seconds)}" if summary.seconds else "unknown before the first load"),
         ("load", summary.load_id),
     ]
@@ -223,6 +231,13 @@ def show_plan(output: Output, summary: PlanSummary) -> None:
     output.data("\n".join(f"{name.ljust(width)}  {value}" for name, value in lines))
     for finding in summary.findings:
         output.data(f"finding: {finding}")
+
+
+def _fits(summary: PlanSummary) -> str:
+    if summary.calls_left is None:
+        return ""
+    verdict = "it fits in" if summary.calls <= summary.calls_left else "more than today allows:"
+    return f"; {verdict} the {max(0, summary.calls_left):,} that are left today"
 
 
 def show_status(output: Output, statuses: list[LoadStatus], *, named: bool) -> None:
@@ -243,10 +258,13 @@ def show_status(output: Output, statuses: list[LoadStatus], *, named: bool) -> N
                 f"{totals.imported:,}",
                 f"{totals.failed:,}",
                 f"{totals.unsent + totals.unknown:,}",
-                status.load.source.path,
+                source_path(status.load),
             )
         )
     output.data(table(rows, right=(2, 3, 4, 5)))
+    for status in statuses:
+        for sentence in _said(status):
+            output.data(f"{status.load.id}: {sentence}")
     if named:
         chunks: list[tuple[str, ...]] = [("CHUNK", "STATE", "ROWS", "BATCH", "IMPORTED", "FAILED", "WARNED", "WHY")]
         for record in statuses[0].records:
@@ -267,6 +285,25 @@ def show_status(output: Output, statuses: list[LoadStatus], *, named: bool) -> N
         output.data("\n" + table(chunks, right=(0, 2, 3, 4, 5, 6)))
 
 
+def _said(status: LoadStatus) -> Iterator[str]:
+    """What the run of a load that is not finished said of itself."""
+    run = status.run
+    if run is None or status.load.finished_at is not None:
+        return
+    if run.waiting_for and status.running and not run.ended:
+        yield f"waiting for {run.waiting_for}" + (
+            f" (waiting since {_hour(run.waiting_since)})" * bool(run.waiting_since)
+        )
+    if run.waiting_for and run.ended and not status.running:
+        yield f"stopped: {run.waiting_for}"
+    if run.ends_at is not None and status.running:
+        yield f"probably done at {_hour(run.ends_at)}"
+
+
+def _hour(at: float | None) -> str:
+    return datetime.fromtimestamp(at or 0.0, UTC).strftime("%Y-%m-%d %H:%M UTC")
+
+
 def state_of(status: LoadStatus) -> str:
     """How a load is, in a word or two."""
     if status.load.finished_at is not None:
@@ -280,10 +317,14 @@ def status_object(status: LoadStatus) -> Mapping[str, Any]:
         "load_id": status.load.id,
         "state": state_of(status).split()[0],
         "exit_code": status.load.exit_code,
-        "source": status.load.source.path,
+        "source": source_path(status.load),
         "totals": asdict(status.totals),
         "chunks": {str(state): count for state, count in status.chunks_by_state.items()},
         "report_dir": status.load.report_dir,
+        "priority": status.load.priority,
+        "waiting_for": status.run.waiting_for if status.run is not None else "",
+        "waiting_since": status.run.waiting_since if status.run is not None else None,
+        "ends_at": status.run.ends_at if status.run is not None and status.running else None,
     }
 
 
@@ -307,7 +348,7 @@ def progress_object(progress: Progress) -> Mapping[str, Any]:
 
 def show_purged(output: Output, load: Load) -> int:
     output.json("summary", exit_code=0, load_id=load.id, report_dir=load.report_dir)
-    output.data(f"load {load.id} ({PurePath(load.source.path).name}) is removed, with its report in {load.report_dir}")
+    output.data(f"load {load.id} ({source_name(load)}) is removed, with its report in {load.report_dir}")
     return 0
 
 

@@ -28,6 +28,7 @@ from orchestrator.core.model import (
     Refused,
     Released,
     SeenImporting,
+    SeenQueued,
     Standing,
     State,
 )
@@ -67,6 +68,7 @@ TRANSITIONS: dict[tuple[State, type[Fact]], frozenset[State]] = {
     (State.OFFERED, AnswerLost): frozenset({State.DOUBTFUL}),
     (State.DOUBTFUL, DoubtEnded): frozenset({State.PLANNED, State.HELD}),
     (State.HELD, Released): frozenset({State.PLANNED}),
+    (State.QUEUED, SeenQueued): frozenset({State.QUEUED}),
     (State.QUEUED, SeenImporting): frozenset({State.IMPORTING}),
     (State.IMPORTING, SeenImporting): frozenset({State.IMPORTING}),
     (State.QUEUED, Ended): frozenset({State.COLLECTING, State.PLANNED}),
@@ -125,6 +127,8 @@ def _after(standing: Standing, fact: Fact) -> Standing:
             return replace(standing, state=state, not_before=fact.at)
         case Released():
             return replace(standing, state=State.PLANNED, not_before=fact.at)
+        case SeenQueued():
+            return replace(standing, offer=replace(_offer(standing), queued_last_at=fact.asked_at))
         case SeenImporting():
             offer = _offer(standing)
             first = offer.importing_first_at if offer.importing_first_at is not None else fact.at

@@ -16,6 +16,8 @@ ChunkNumber = NewType("ChunkNumber", int)
 BatchId = NewType("BatchId", int)
 
 OnDoubt = Literal["resend", "stop"]
+Priority = Literal["low", "normal", "high"]
+"""Of a load among those of its subscription."""
 
 
 class Format(StrEnum):
@@ -143,6 +145,52 @@ class SourceFile:
 
 
 @dataclass(frozen=True, slots=True)
+class Original:
+    """A file of the user, as it was when it was made into a spool file. `path` is "-" for standard input."""
+
+    path: str
+    size_bytes: int
+    mtime_ns: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """How originals are to be read, where the user said so."""
+
+    encoding: str | None = None
+    sheet: str | None = None
+    query: str | None = None
+    """SQL over a table named `source`."""
+    renamed: tuple[tuple[str, str], ...] = ()
+    """(new name, old name) of columns."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stretch:
+    """A run of the spool that stands in one original, back to back.
+
+    first: its first line of the spool (its first row, where originals are counted in rows). shift: what to add to a
+    line (or row) of the spool to have the line of the original.
+    """
+
+    first: int
+    original: int
+    shift: int
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """What a spool file was made from, and where its rows stand there."""
+
+    originals: tuple[Original, ...]
+    reading: Reading
+    counted: Literal["lines", "rows", "not"] = "lines"
+    """What stretches count; "not": a query's rows stand nowhere."""
+    stretches: tuple[Stretch, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Load:
     """One source on its way into one subscription with one set of import settings."""
 
@@ -164,6 +212,24 @@ class Load:
     created_at: float
     finished_at: float | None = None
     exit_code: int | None = None
+    priority: Priority = "normal"
+    origin: Origin | None = None
+    """What the source was made from, when `source` is a spool file."""
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What the run of a load last said of itself, for other processes to read."""
+
+    heard_at: float
+    unsent: int
+    """Chunks it could send now, ten at most."""
+    waiting_for: str = ""
+    """In words; of a run that has ended, why it stopped early."""
+    waiting_since: float | None = None
+    ends_at: float | None = None
+    """When the load will probably be done."""
+    ended: bool = False
 
 
 # --- where a chunk stands -----------------------------------------------------------------------------
@@ -212,6 +278,8 @@ class Offer:
     batch_id: BatchId | None = None
     accepted_at: float | None = None
     lost_at: float | None = None
+    queued_last_at: float | None = None
+    """When the question was sent whose answer was Queued, the last time: not importing until then."""
     importing_first_at: float | None = None
     """When an answer that said Importing had arrived, the first time."""
     importing_last_at: float | None = None
@@ -338,6 +406,14 @@ class Released:
 
 
 @dataclass(frozen=True, slots=True)
+class SeenQueued:
+    """A status answer said Queued. `asked_at` is when the question left, `at` when the answer was there."""
+
+    asked_at: float
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
 class SeenImporting:
     """A status answer said Importing. `asked_at` is when the question left, `at` when the answer was there."""
 
@@ -389,6 +465,7 @@ Fact = (
     | AnswerLost
     | DoubtEnded
     | Released
+    | SeenQueued
     | SeenImporting
     | Ended
     | Expired
@@ -405,6 +482,8 @@ Fact = (
 class Submit:
     load_id: LoadId
     number: ChunkNumber
+    slots: int
+    """How many slots may be held then, this one included, by all loads together."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,15 +4,18 @@ Level-triggered: `next_actions` looks at how things stand and keeps nothing betw
 second load, a changed limit and a lost wake-up are all the same case. Its cost depends on the open chunks (at
 most ten) and the few planned ones it is shown, never on the size of the load.
 
-What Marketo has told us about its queue (how many of ours fit) is kept in `Admission`, one for the subscription
-and one for each static list, by the same rule: a refusal is a measurement.
+Two questions are asked here: which batches are worth a question (`_ask_after`, with `pace` and `expect`), and which
+chunks may be offered (`_submit`, with `admission` and `share`). What is waited for is said by the second in words.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 
+from orchestrator.core.admission import BESIDE_OTHERS, PLACES, Admission, depth
+from orchestrator.core.expect import PROCESSORS, Expected, Speed, expect, seconds_left
 from orchestrator.core.lifecycle import HOLDS_SLOT
 from orchestrator.core.model import (
     Action,
@@ -24,12 +27,13 @@ from orchestrator.core.model import (
     State,
     Submit,
 )
-from orchestrator.core.pace import PROCESSORS, WINDOW_S, poll_interval_s
+from orchestrator.core.pace import WINDOW_S, ask_at, ask_last_at, ask_unknown_at, stretch
+from orchestrator.core.share import Wish, shares
 
 ChunkKey = tuple[LoadId, int]
 
 LEDGER_GLANCE_S = 1.0
-"""How often the ledger is looked at again while slots are held by another process: nothing else tells us."""
+"""How often the ledger is looked at again while another process has a say: nothing else tells us."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +46,8 @@ class Limits:
     doubt_lease_s: float
     min_interval_s: float
     max_interval_s: float
+    queue_depth: int | None = None
+    """Slots to hold while we are alone; None: as many as keep both processors busy."""
 
     @property
     def uploads_at_once(self) -> int:
@@ -50,48 +56,13 @@ class Limits:
 
     @property
     def poll_interval_s(self) -> float:
-        """How often the batches at the head are asked after, at most.
+        """How often one batch is asked after, at most.
 
-        A full queue is asked 4 times in each such interval (2 batches, and those behind them half as often for every
-        two places): from 8 windows' share on, polls use half of the pace at most and uploads never wait for them.
+        While nothing is known a full queue is asked 4 times in each such interval (2 batches, and those behind them
+        half as often for every two places): from 8 windows' share on, polls use half of the pace at most and uploads
+        never wait for them.
         """
         return max(self.min_interval_s, min(self.max_interval_s, 8 * WINDOW_S / self.calls_per_20s))
-
-
-@dataclass(slots=True)
-class Admission:
-    """How many of our batches Marketo lets us have open, learned from acceptances and refusals.
-
-    1016 while we hold k slots means that the other 10 - k are somebody else's: we fill k again at once when one
-    of ours ends, and beyond that send one upload to probe, after a wait. So a full queue costs a handful of
-    uploads, not one for each chunk that waits. A probe that is accepted doubles the next step.
-    """
-
-    limit: int
-    room: int = 0
-    """How many of ours fit for sure."""
-    step: int = PROCESSORS
-    """How far beyond `room` the next probe may go."""
-    probe_at: float = 0.0
-    refused_at: float | None = None
-    """When Marketo last refused; None since it last accepted beyond `room`."""
-
-    def ceiling(self, now: float, in_marketo: int) -> int:
-        """How many of our batches may be open or on their way now, when `in_marketo` are there for sure."""
-        fit = max(self.room, in_marketo)
-        return min(self.limit, fit if now < self.probe_at else fit + self.step)
-
-    def accepted(self, in_marketo: int) -> None:
-        """One more was taken; `in_marketo` of ours are there now."""
-        if in_marketo > self.room:
-            self.room = in_marketo
-            self.step = min(2 * self.step, self.limit)
-            self.refused_at = None
-
-    def refused(self, now: float, in_marketo: int, wait_s: float) -> None:
-        """The queue was full with `in_marketo` of ours in it."""
-        self.room, self.step, self.probe_at = in_marketo, 1, now + wait_s
-        self.refused_at = now if self.refused_at is None else self.refused_at
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,12 +71,14 @@ class Watch:
 
     asked_at: float = 0.0
     failures: int = 0
+    """Questions in a row that got no sound answer."""
 
 
 @dataclass(frozen=True, slots=True)
 class View:
     """How one subscription stands, as far as the next step needs to know."""
 
+    load_id: LoadId
     open: tuple[Standing, ...]
     """Every chunk that holds a slot, of all loads in the ledger, the oldest offer first."""
     collecting: tuple[Standing, ...]
@@ -114,12 +87,25 @@ class View:
     """The next planned chunks of the load, in order: those whose time has come first."""
     owned: frozenset[LoadId]
     """Loads whose open batches this process looks after."""
+    queue: Admission
+    """What is known of the subscription's queue."""
+    lane: Admission | None = None
+    """What is known of the load's static list, if it has one."""
+    speed: Speed | None = None
+    wishes: tuple[Wish, ...] = ()
+    """What the running loads of the subscription want, this one included."""
+    list_id: int | None = None
     list_open: int = 0
     """Open chunks that go into the same static list as the load; 0 without a list."""
     list_in_marketo: int = 0
     """Those of them that Marketo has, as far as we know."""
     unfinished: int = 0
     """Chunks of the load that are not at rest."""
+    unsent: int = 0
+    """Those of them that are planned."""
+    rows_unsent: int = 0
+    calls_left: int | None = None
+    """Of the day's calls; None when Marketo does not say."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +115,10 @@ class Decision:
     actions: tuple[Action, ...]
     wake_at: float
     waiting_for: str = ""
+    wants: int = 0
+    """Chunks that could be sent if there were slots, ten at most."""
+    eta_s: float | None = None
+    """Seconds until the load is probably done; None while nothing is known."""
 
 
 @dataclass(slots=True)
@@ -142,33 +132,36 @@ def next_actions(
     *,
     now: float,
     limits: Limits,
-    queue: Admission,
-    lane: Admission | None,
     watches: Mapping[ChunkKey, Watch],
     busy: Collection[ChunkKey],
     uploading: int,
 ) -> Decision:
     """Everything that may be started now.
 
-    busy: chunks with an action under way. uploading: how many of those are uploads. lane: the admission of the
-    load's static list, if it has one.
+    busy: chunks with an action under way. uploading: how many of those are uploads.
     """
     draft = _Draft()
-    _ask_after(view, now, limits, watches, busy, draft)
-    waiting_for = _submit(view, now, limits, queue, lane, busy, uploading, draft)
+    accepted = sorted(
+        (s for s in view.open if s.offer is not None and s.offer.accepted_at is not None),
+        key=lambda s: (s.offer.accepted_at if s.offer and s.offer.accepted_at else 0.0, s.load_id, s.number),
+    )
+    expected = expect(accepted, view.speed) if view.speed is not None else []
+    dry_at = view.speed.dry_at(accepted) if view.speed is not None else 0.0
+    _collect(view, now, busy, draft)
+    _end_doubts(view, now, limits, busy, draft)
+    _ask_after(view, accepted, expected, dry_at, now, limits, watches, busy, draft)
+    others_before = any(one.others_before for one in expected)
+    waiting_for, wants = _submit(view, others_before, now, limits, busy, uploading, draft)
     wake_at = min((at for at in draft.wakes if at > now), default=now + limits.max_interval_s)
-    return Decision(tuple(draft.actions), wake_at, waiting_for)
+    eta_s = seconds_left(expected, view.rows_unsent, view.speed, now) if view.speed is not None else None
+    return Decision(tuple(draft.actions), wake_at, waiting_for, wants, eta_s)
 
 
-def _ask_after(
-    view: View,
-    now: float,
-    limits: Limits,
-    watches: Mapping[ChunkKey, Watch],
-    busy: Collection[ChunkKey],
-    draft: _Draft,
-) -> None:
-    """Batches in Marketo: collect what has ended, ask after what is due, end doubts that are over."""
+# --- batches in Marketo ---------------------------------------------------------------------------------
+
+
+def _collect(view: View, now: float, busy: Collection[ChunkKey], draft: _Draft) -> None:
+    """The files of batches that have ended."""
     for standing in view.collecting:
         if (standing.load_id, standing.number) not in busy:
             assert standing.offer is not None
@@ -177,86 +170,198 @@ def _ask_after(
                 draft.actions.append(Collect(standing.load_id, standing.number, standing.offer.batch_id))
             else:
                 draft.wakes.append(standing.not_before)
-    position = 0
+
+
+def _end_doubts(view: View, now: float, limits: Limits, busy: Collection[ChunkKey], draft: _Draft) -> None:
+    """Doubts that are over."""
     for standing in view.open:
+        if standing.state is not State.DOUBTFUL or standing.load_id not in view.owned:
+            continue
+        if (standing.load_id, standing.number) in busy:
+            continue
+        assert standing.offer is not None
+        lease_over_at = (standing.offer.lost_at or now) + limits.doubt_lease_s
+        if fence_passed(standing, view.open):
+            draft.actions.append(EndDoubt(standing.load_id, standing.number, "fence"))
+        elif lease_over_at <= now:
+            draft.actions.append(EndDoubt(standing.load_id, standing.number, "lease"))
+        else:
+            draft.wakes.append(lease_over_at)
+
+
+def _ask_after(
+    view: View,
+    accepted: Sequence[Standing],
+    expected: Sequence[Expected],
+    dry_at: float,
+    now: float,
+    limits: Limits,
+    watches: Mapping[ChunkKey, Watch],
+    busy: Collection[ChunkKey],
+    draft: _Draft,
+) -> None:
+    """Questions that are due, about batches that this process looks after."""
+    put_off = stretch(view.calls_left, view.unsent, len(view.open))
+    for position, standing in enumerate(accepted):
         key, offer = (standing.load_id, standing.number), standing.offer
         assert offer is not None
-        in_queue, position = position, position + 1
-        if key in busy or standing.load_id not in view.owned:
+        if key in busy or standing.load_id not in view.owned or offer.batch_id is None:
             continue
-        if standing.state is State.DOUBTFUL:
-            lease_over_at = (offer.lost_at or now) + limits.doubt_lease_s
-            if fence_passed(standing, view.open):
-                draft.actions.append(EndDoubt(standing.load_id, standing.number, "fence"))
-            elif lease_over_at <= now:
-                draft.actions.append(EndDoubt(standing.load_id, standing.number, "lease"))
-            else:
-                draft.wakes.append(lease_over_at)
-        elif offer.batch_id is not None:
-            watch = watches.get(key, Watch())
-            importing_s = now - offer.importing_first_at if offer.importing_first_at is not None else 0.0
-            due_at = watch.asked_at + poll_interval_s(
-                in_queue,
-                importing_s,
-                watch.failures,
-                min_interval=limits.poll_interval_s,
-                max_interval=limits.max_interval_s,
-            )
-            if watch.asked_at == 0.0:  # never asked in this process: soon after its acceptance, at once after a restart
-                due_at = (offer.accepted_at or 0.0) + limits.poll_interval_s
-            if due_at <= now:
-                draft.actions.append(Poll(standing.load_id, standing.number, offer.batch_id))
-            else:
-                draft.wakes.append(due_at)
+        watch = watches.get(key, Watch())
+        due_at = _ask_at(view, position, standing, expected, dry_at, put_off, watch, now, limits)
+        if watch.failures:  # asking itself is the trouble: less and less often
+            wait_s = limits.poll_interval_s * 2.0 ** min(watch.failures, 10)
+            due_at = max(due_at, watch.asked_at + min(wait_s, limits.max_interval_s))
+        if due_at <= now:
+            draft.actions.append(Poll(standing.load_id, standing.number, offer.batch_id))
+        else:
+            draft.wakes.append(due_at)
+
+
+def _ask_at(
+    view: View,
+    position: int,
+    standing: Standing,
+    expected: Sequence[Expected],
+    dry_at: float,
+    put_off: float,
+    watch: Watch,
+    now: float,
+    limits: Limits,
+) -> float:
+    offer = standing.offer
+    assert offer is not None
+    importing_s = now - offer.importing_first_at if offer.importing_first_at is not None else 0.0
+    asked_at = watch.asked_at or None  # not asked in this process: soon after its acceptance, at once after a restart
+    since = asked_at or offer.accepted_at or 0.0
+    bounds = {
+        "put_off": put_off,
+        "min_interval_s": limits.poll_interval_s,
+        "max_interval_s": limits.max_interval_s,
+    }
+    regularly = ask_unknown_at(position, importing_s, since, **bounds)
+    if view.speed is None or (position < PROCESSORS and not view.speed.is_fresh(now)):
+        return regularly
+    if any(s.state is State.DOUBTFUL for s in view.open):  # only sightings of importing batches prove that it is over
+        return regularly
+    if view.unsent == 0 and position >= len(expected) - PROCESSORS:
+        return ask_last_at(expected[position], view.speed.fast, asked_at, **bounds)
+    slack_s = dry_at - view.speed.upload_s - expected[position].ends_at
+    return ask_at(expected[position], view.speed.fast, asked_at, slack_s=slack_s, **bounds)
+
+
+# --- chunks to be sent ----------------------------------------------------------------------------------
 
 
 def _submit(
     view: View,
+    others_before: bool,
     now: float,
     limits: Limits,
-    queue: Admission,
-    lane: Admission | None,
     busy: Collection[ChunkKey],
     uploading: int,
     draft: _Draft,
-) -> str:
-    """Chunks that may be offered now; returns what is waited for when none may."""
+) -> tuple[str, int]:
+    """Chunks that may be offered now. Returns what is waited for when none may, and how many could be sent."""
     waiting = [s for s in view.ready if (s.load_id, s.number) not in busy]
-    if not waiting:
-        return _doubts(view)
     # Uploads that have not claimed their slot yet are busy and not open: they count as open here.
     unclaimed = sum(1 for s in view.ready if (s.load_id, s.number) in busy and s.state is State.PLANNED)
-    held = len(view.open) + unclaimed
-    room = min(limits.queued_jobs, queue.ceiling(now, in_marketo(view.open))) - held
-    lane_room = room if lane is None else lane.ceiling(now, view.list_in_marketo) - view.list_open - unclaimed
-    may_start = min(room, lane_room, limits.uploads_at_once - uploading)
+    if len(view.wishes) > 1 or any(s.load_id not in view.owned for s in view.open):
+        draft.wakes.append(now + LEDGER_GLANCE_S)
+    if not waiting:
+        return _doubts(view, limits), unclaimed
+    room = _room(view, others_before, unclaimed, now, limits, draft)
+    may_start = min(room.free, limits.uploads_at_once - uploading)
     for standing in waiting:
         if standing.not_before > now:
             draft.wakes.append(standing.not_before)
         elif may_start > 0:
-            draft.actions.append(Submit(standing.load_id, standing.number))
+            draft.actions.append(Submit(standing.load_id, standing.number, room.slots))
             may_start -= 1
-    if any(s.load_id not in view.owned for s in view.open):
-        draft.wakes.append(now + LEDGER_GLANCE_S)
-    if lane is not None and lane_room <= 0:
-        draft.wakes.append(lane.probe_at)
-        if lane.refused_at is not None:
-            return "the static list: another import into it is under way"
-    if room <= 0:
-        draft.wakes.append(queue.probe_at)
-        if queue.refused_at is not None and held < limits.queued_jobs:
-            return f"a slot: Marketo's queue is full, {held} of it ours"
+    due = any(standing.not_before <= now for standing in waiting)
+    wants = min(PLACES, view.unsent) if due and not room.lane_is_busy else unclaimed
+    return (room.waiting_for if due else "") or _doubts(view, limits), wants
+
+
+@dataclass(frozen=True, slots=True)
+class _Room:
+    """What there is for this load."""
+
+    free: int
+    """How many more chunks may be offered."""
+    slots: int
+    """How many slots may be held then, by all loads together."""
+    waiting_for: str
+    lane_is_busy: bool
+
+
+def _room(view: View, others_before: bool, unclaimed: int, now: float, limits: Limits, draft: _Draft) -> _Room:
+    """What queue, lane, other loads and the day's calls leave for this load, and which of them is in the way."""
+    held = len(view.open) + unclaimed
+    mine = sum(s.load_id == view.load_id for s in view.open) + unclaimed
+    probe_at = view.queue.probe_at(view.speed, limits.max_interval_s)
+    over = view.speed.over if view.speed is not None else ()
+    ceiling = min(limits.queued_jobs, view.queue.ceiling(now, held, in_marketo(view.open), probe_at, over))
+    slots = min(ceiling, _wanted(view, others_before, now, limits))
+    share = _share(view, slots, now)
+    free = [slots - held, share - mine]
+    why, lane_is_busy = "", False
+    if view.calls_left is not None:  # what is open must be asked after, too
+        free.append(view.calls_left - 2 * held)
+        if free[-1] <= 0:
+            why = f"batches to end: {view.calls_left} calls are left today, kept for asking after them"
+    if slots - held <= 0 or share - mine <= 0:
         others = sum(s.load_id not in view.owned for s in view.open)
-        if others >= limits.queued_jobs:
-            return "a slot: other loads of this ledger hold them all"
-    return _doubts(view)
+        if share - mine <= 0 < slots - held:
+            why = "its turn: other loads of this ledger have a right to the free slots"
+        elif others and mine <= share:
+            why = f"a slot: other loads of this ledger hold {others}"
+    if ceiling - held <= min(1, view.queue.refusals):  # a probe, too, waits for a slot
+        draft.wakes.append(probe_at)
+        if view.queue.refused_first_at is not None and held < limits.queued_jobs:
+            since = _clock(view.queue.refused_first_at)
+            why = f"a slot: Marketo's queue is full, {held} of it ours; others hold the rest since {since}"
+    if view.lane is not None:
+        in_list = view.list_open + unclaimed
+        lane_probe_at = view.lane.probe_at(view.speed, limits.max_interval_s)
+        free.append(view.lane.ceiling(now, in_list, view.list_in_marketo, lane_probe_at) - in_list)
+        if lane_is_busy := free[-1] <= 0:
+            draft.wakes.append(lane_probe_at)
+            if view.lane.refused_first_at is not None:
+                since = _clock(view.lane.refused_first_at)
+                why = f"static list {view.list_id}: another import into it is under way since {since}"
+    return _Room(min(free), slots, why, lane_is_busy)
 
 
-def _doubts(view: View) -> str:
-    doubtful = [s.number for s in view.open if s.state is State.DOUBTFUL and s.load_id in view.owned]
-    if not doubtful or len(doubtful) < len(view.open):
+def _wanted(view: View, others_before: bool, now: float, limits: Limits) -> int:
+    """How many slots are worth holding: all that we may while others take places, else as few as do the work."""
+    if limits.queue_depth is not None:
+        return limits.queue_depth
+    if others_before or view.queue.others_seen(now):
+        return BESIDE_OTHERS
+    return depth(view.speed, min_interval_s=limits.poll_interval_s, max_interval_s=limits.max_interval_s)
+
+
+def _share(view: View, slots: int, now: float) -> int:
+    """How many of the slots are this load's; all of them while no other load runs."""
+    if len(view.wishes) < 2:
+        return slots
+    running = {wish.load_id for wish in view.wishes}
+    abandoned = sum(s.load_id not in running for s in view.open)
+    return shares(view.wishes, slots - abandoned, now).get(view.load_id, slots)
+
+
+def _doubts(view: View, limits: Limits) -> str:
+    doubts = [s for s in view.open if s.state is State.DOUBTFUL and s.load_id in view.owned]
+    if not doubts or len(doubts) < len(view.open):
         return ""
-    return f"the end of a doubt: chunk {', '.join(map(str, doubtful))}"
+    latest = max((s.offer.lost_at or 0.0) for s in doubts if s.offer is not None) + limits.doubt_lease_s
+    numbers = ", ".join(str(s.number) for s in doubts)
+    return f"the end of a doubt: chunk {numbers}, over by {_clock(latest)} at the latest"
+
+
+def _clock(at: float) -> str:
+    return datetime.fromtimestamp(at, UTC).strftime("%H:%M UTC")
 
 
 def fence_passed(doubt: Standing, batches: Collection[Standing]) -> bool:

@@ -17,6 +17,7 @@ import anyio.to_thread
 import structlog
 
 from orchestrator.adapters.ledger import Ledger
+from orchestrator.core.admission import Admission
 from orchestrator.core.lifecycle import AT_REST
 from orchestrator.core.model import (
     Action,
@@ -29,7 +30,6 @@ from orchestrator.core.model import (
     State,
     Submit,
 )
-from orchestrator.core.schedule import in_marketo
 from orchestrator.errors import LedgerLocked
 
 T = TypeVar("T")
@@ -73,17 +73,22 @@ class Books:
         """Where the chunk of an action stands now."""
         return (await self.ask(self.ledger.record_of, action.load_id, action.number)).standing
 
-    async def in_marketo(self) -> int:
-        """How many batches of ours, of all loads, Marketo has in its queue, as far as we know."""
-        return in_marketo(await self.ask(self.ledger.open_chunks, self._load.subscription))
+    async def accepted(self, list_id: int | None) -> None:
+        """Marketo took one more into its queue, and into the lane of the list."""
+        for lane in (None,) if list_id is None else (None, list_id):
+            await self.ask(self.ledger.learn, self._load.subscription, lane, Admission.accepted)
 
-    async def in_list(self, list_id: int) -> int:
-        """How many of them go into one static list."""
-        return in_marketo(await self.ask(self.ledger.open_in_list, self._load.subscription, list_id))
+    async def refused(self, list_id: int | None, at: float) -> None:
+        """There was no place in the queue (None), or in the lane of a list."""
 
-    async def claim(self, action: Submit, at: float, limit: int) -> Standing | None:
+        def change(known: Admission, there: int) -> Admission:
+            return known.refused(at, there)
+
+        await self.ask(self.ledger.learn, self._load.subscription, list_id, change)
+
+    async def claim(self, action: Submit, at: float) -> Standing | None:
         """Write down the intent to send a chunk, with the slot it takes; None when no slot is free."""
-        standing = await self.ask(self.ledger.claim, action.load_id, action.number, at, limit)
+        standing = await self.ask(self.ledger.claim, action.load_id, action.number, at, action.slots)
         if standing is not None:
             self.by_state[State.PLANNED] -= 1
             self.by_state[State.OFFERED] += 1

@@ -8,6 +8,7 @@ When a question is due is decided by `schedule`, what an answer means by `verdic
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import anyio.to_thread
@@ -34,6 +35,7 @@ from orchestrator.core.model import (
     LoadId,
     Poll,
     SeenImporting,
+    SeenQueued,
     Standing,
     State,
 )
@@ -61,8 +63,8 @@ class _GoneError(Exception):
 class Following:
     """Follows the batches of the loads that this process looks after.
 
-    `watches`: what is remembered of asking after each, in this process only. `keep_sightings`: while doubts are open,
-    every sighting of an importing batch is written down, since the fence is proved by them.
+    `watches`: what is remembered of asking after each, in this process only. Every sighting of an importing batch is
+    written down: the fence is proved by them, and how long batches take is learned from them.
     """
 
     def __init__(
@@ -78,7 +80,6 @@ class Following:
         self._loads, self._books, self._strikes = loads, books, strikes
         self._marketo, self._caller, self._clock = marketo, caller, clock
         self.watches: dict[ChunkKey, Watch] = {}
-        self.keep_sightings = False
         self._said: set[tuple[BatchId, object]] = set()
         """What was said of a batch already: once is enough."""
 
@@ -103,15 +104,17 @@ class Following:
             case "Importing":
                 standing = await self._books.standing(action)
                 self._tell_age(action, standing, now)
-                if standing.state is State.QUEUED or self.keep_sightings:
-                    await self._books.record(standing, SeenImporting(asked_at, now))
+                await self._books.record(standing, SeenImporting(asked_at, now))
             case "Complete" | "Failed":
                 standing = await self._books.standing(action)
                 await self._books.record(standing, Ended(now, status.word, status.counts, status.message))
                 self.watches.pop((action.load_id, action.number), None)
                 log.info("batch.ended", batch=action.batch_id, chunk=action.number, status=status.word)
             case "unknown" | "Queued":
-                self._tell_age(action, await self._books.standing(action), now)
+                standing = await self._books.standing(action)
+                self._tell_age(action, standing, now)
+                if status.word == "Queued" and standing.state is State.QUEUED:  # one that was importing says nothing
+                    await self._books.record(standing, SeenQueued(asked_at, now))
                 if status.word == "unknown" and self._first_time(action.batch_id, "unknown"):
                     log.warning("batch.status_unknown", batch=action.batch_id)
 
@@ -133,7 +136,7 @@ class Following:
         key, now = (action.load_id, action.number), self._clock.now()
         watch = self.watches.get(key, Watch())
         slow = ruling.verdict is Verdict.SLOW_DOWN
-        self.watches[key] = Watch(asked_at=now, failures=watch.failures + (not slow))
+        self.watches[key] = replace(watch, asked_at=now, failures=watch.failures + (not slow))
         log.warning("poll.failed", batch=action.batch_id, verdict=ruling.verdict.name, why=ruling.why)
         standing = await self._books.standing(action)
         self._tell_age(action, standing, now)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from random import Random
 
 import anyio
@@ -20,12 +19,29 @@ from orchestrator.adapters.ledger import Ledger
 from orchestrator.adapters.locks import Ownership, take
 from orchestrator.adapters.marketo import Marketo
 from orchestrator.caller import Caller
-from orchestrator.core.model import Action, Collect, DoubtEnded, EndDoubt, Load, LoadId, Poll, Standing, State, Submit
+from orchestrator.core.admission import PLACES
+from orchestrator.core.expect import learn
+from orchestrator.core.model import (
+    Action,
+    Collect,
+    DoubtEnded,
+    EndDoubt,
+    Load,
+    LoadId,
+    Poll,
+    Run,
+    Standing,
+    State,
+    Submit,
+)
+from orchestrator.core.origins import source_name
 from orchestrator.core.schedule import ChunkKey, Decision, Limits, View, in_marketo, next_actions
+from orchestrator.core.share import HEARD_OF_S
 from orchestrator.errors import MaxWaitOver, OrchestratorError, Unreachable
 from orchestrator.runner.books import Books
 from orchestrator.runner.following import Following
 from orchestrator.runner.offering import Offering
+from orchestrator.runner.quota import Quota
 from orchestrator.runner.strikes import Strikes, quota_spent
 
 log = structlog.get_logger()
@@ -41,6 +57,20 @@ SILENT_S = 1800.0
 OBSERVE_S = 0.5
 CALLS_STORED_EVERY_S = 10.0
 ADOPT_S = 5.0
+SAY_AGAIN_S = 1.0
+SAY_EVERY_S = 10.0
+"""Well within `share.HEARD_OF_S`."""
+QUOTA_PATIENCE_S = 30.0
+ESTIMATED_AFTER = 0.1
+"""Share of the rows after which the time of the end is held against what it came to."""
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """When a load was expected to end, and when that was said."""
+
+    at: float
+    ends_at: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,15 +114,15 @@ class Runner:
         clock: Clock,
         rng: Random,
         limits: Limits,
-        calls_left: int | None = None,
+        quota: Quota | None = None,
         max_wait_s: float | None = None,
         observe: Callable[[Progress], None] | None = None,
     ) -> None:
         self._load, self._ledger, self._marketo, self._caller = load, ledger, marketo, caller
         self._clock, self._limits = clock, limits
-        self._calls_left, self._max_wait_s, self._observe = calls_left, max_wait_s, observe
+        self._quota, self._max_wait_s, self._observe = quota, max_wait_s, observe
         self._loads: dict[LoadId, Load] = {load.id: load}
-        self._adopted: list[Ownership] = []
+        self._adopted: dict[LoadId, Ownership] = {}
         self._books = books = Books(ledger, load)
         strikes = Strikes(limits, rng, load.subscription)
         self._offering = Offering(
@@ -108,6 +138,7 @@ class Runner:
         self._following = Following(
             self._loads, books=books, strikes=strikes, marketo=marketo, caller=caller, clock=clock
         )
+        self._adopted_before: set[LoadId] = set()
         self._busy: dict[ChunkKey, Action] = {}
         self._stop: OrchestratorError | None = None
         self._stop_requested = False
@@ -116,11 +147,15 @@ class Runner:
         self._observed_at = self._adopted_at = 0.0
         self._calls_stored_at = self._started_at
         self._slots_used = 0
+        self.estimate: Estimate | None = None
+        """The first one after a tenth of the rows."""
 
     async def run(self) -> OrchestratorError | None:
         """Until every chunk is at rest (None), or the load stops early (why)."""
         await self._books.open()
         await self._books.recover(self._load.id, self._clock.now())
+        self._said = Run(self._clock.now(), min(PLACES, self._books.by_state[State.PLANNED]))
+        await self._tell(self._said)
         try:
             async with anyio.create_task_group() as tasks:
                 while True:
@@ -137,8 +172,6 @@ class Runner:
                         view,
                         now=now,
                         limits=self._limits,
-                        queue=self._offering.queue,
-                        lane=self._offering.lane,
                         watches=self._following.watches,
                         busy=self._busy,
                         uploading=sum(isinstance(action, Submit) for action in self._busy.values()),
@@ -146,6 +179,10 @@ class Runner:
                     for action in decision.actions:
                         self._busy[action.load_id, action.number] = action
                         tasks.start_soon(self._do, action)
+                    if self._quota is not None and self._quota.is_due():
+                        tasks.start_soon(self._quota.ask, QUOTA_PATIENCE_S)
+                    self._caller.share_pace(len(view.wishes))
+                    await self._say(decision, now)
                     self._show(decision, now)
                     await self._sleep_until(min(decision.wake_at, self._stop_at(now)))
                 tasks.cancel_scope.cancel()
@@ -165,9 +202,10 @@ class Runner:
         self._offering.close()
 
     async def _end(self) -> None:
-        for ownership in self._adopted:
-            ownership.release()
+        self._give_back(set(self._adopted))
         await self._store_calls()
+        reason = self._stop.message if self._stop is not None else ""
+        await self._tell(Run(self._clock.now(), 0, reason, self._clock.now() if reason else None, ended=True))
         self._show(None, self._clock.now())
 
     async def _do(self, action: Action) -> None:
@@ -198,50 +236,91 @@ class Runner:
         if now >= self._calls_stored_at + CALLS_STORED_EVERY_S:
             self._calls_stored_at = now
             await self._store_calls()
+        self._give_back(set(self._adopted) - {load_id for load_id, _ in self._busy})
+        if now >= self._adopted_at + ADOPT_S:
+            self._adopted_at = now
+            await self._adopt()
         # Nothing may be awaited between the last read and the decision: an action that ended meanwhile would be no
         # longer busy and still look undone, and be done twice.
         view = await self._books.ask(self._read_view, now)
-        if {s.load_id for s in view.open} - set(self._loads) and now >= self._adopted_at + ADOPT_S:
-            self._adopted_at = now
-            await self._adopt()
-            view = await self._books.ask(self._read_view, now)
         self._slots_used = len(view.open)
-        self._following.keep_sightings = any(s.state is State.DOUBTFUL for s in view.open)
         return view
 
     def _read_view(self, now: float) -> View:
         ledger, load = self._ledger, self._load
         open_chunks = tuple(ledger.open_chunks(load.subscription))
-        in_list: list[Standing] = []
-        if load.target.list_id is not None:
-            in_list = ledger.open_in_list(load.subscription, load.target.list_id)
+        collecting = tuple(s for load_id in self._loads for s in ledger.collecting(load_id))
+        list_id, in_list, lane = load.target.list_id, list[Standing](), None
+        if list_id is not None:
+            in_list = ledger.open_in_list(load.subscription, list_id)
+            lane = ledger.admission(load.subscription, list_id)
+        rows_under_way = sum(s.rows for s in (*open_chunks, *collecting) if s.load_id == load.id)
         return View(
+            load_id=load.id,
             open=open_chunks,
-            collecting=tuple(s for load_id in self._loads for s in ledger.collecting(load_id)),
+            collecting=collecting,
             ready=tuple(ledger.ready(load.id, now, 2 * self._limits.uploads_at_once)),
             owned=frozenset(self._loads),
+            queue=ledger.admission(load.subscription),
+            lane=lane,
+            speed=learn(ledger.past(load.subscription)),
+            wishes=tuple(ledger.wishes(load.subscription, now - HEARD_OF_S)),
+            list_id=list_id,
             list_open=len(in_list),
             list_in_marketo=in_marketo(in_list),
             unfinished=self._books.unfinished,
+            unsent=self._books.by_state[State.PLANNED],
+            rows_unsent=max(0, load.rows - load.rejected - self._books.settled - rows_under_way),
+            calls_left=self._quota.left() if self._quota is not None else None,
         )
 
     async def _adopt(self) -> None:
-        """Look after the open batches of loads whose owner died: their slots come back that way."""
-        for load in await self._books.ask(self._ledger.loads_with_open_chunks, self._load.subscription):
+        """Look after the batches of loads whose owner died: their slots come back, and their files are saved in time.
+
+        Such a load is owned for as long as something is done for it, and given back: whoever gives its command again
+        finds it free.
+        """
+        for load in await self._books.ask(self._ledger.loads_under_way, self._load.subscription):
             if load.id not in self._loads:
                 ownership = await self._books.ask(take, self._ledger.path, load.id)
                 if ownership is not None:
-                    log.info("load.adopted", adopted=load.id)
-                    self._adopted.append(ownership)
+                    self._adopted[load.id] = ownership
                     self._loads[load.id] = load
+                    if load.id not in self._adopted_before:
+                        self._adopted_before.add(load.id)
+                        log.info("load.adopted", adopted=load.id)
                     await self._books.recover(load.id, self._clock.now())
+
+    def _give_back(self, loads: set[LoadId]) -> None:
+        for load_id in loads:
+            del self._loads[load_id]
+            self._adopted.pop(load_id).release()
 
     async def _store_calls(self) -> None:
         made = dict(self._caller.made)
         self._caller.made.clear()
-        if self._calls_left is not None:
-            self._calls_left -= sum(made.values())
         await self._books.ask(self._ledger.add_calls, self._load.id, made)
+
+    # --- what other processes may know --------------------------------------------------------------------
+
+    async def _say(self, decision: Decision, now: float) -> None:
+        """Write down what this run wants, waits for and expects: when that changes, and every ten seconds."""
+        said, waiting_for = self._said, decision.waiting_for
+        if self._caller.paused_until > now + 1.0:
+            waiting_for = "calls: Marketo asked this subscription to make fewer of them"
+        changed = (decision.wants, waiting_for) != (said.unsent, said.waiting_for)
+        if now - said.heard_at < (SAY_AGAIN_S if changed else SAY_EVERY_S):
+            return
+        since = (said.waiting_since if waiting_for == said.waiting_for else now) if waiting_for else None
+        ends_at = now + decision.eta_s if decision.eta_s is not None else None
+        self._said = Run(now, decision.wants, waiting_for, since, ends_at)
+        await self._tell(self._said)
+        settled = self._books.settled
+        if self.estimate is None and ends_at is not None and settled >= ESTIMATED_AFTER * self._load.rows:
+            self.estimate = Estimate(now, ends_at)
+
+    async def _tell(self, run: Run) -> None:
+        await self._books.ask(self._ledger.tell, self._load.id, run)
 
     # --- the end ----------------------------------------------------------------------------------------
 
@@ -269,7 +348,8 @@ class Runner:
                 f"{self._load.subscription} has given no sound answer for {SILENT_S / 60:.0f} min: {trouble}",
                 remedy="Run the same command again when Marketo is back.",
             )
-        if self._calls_left is not None and sum(self._caller.made.values()) >= self._calls_left:
+        left = self._quota.left() if self._quota is not None else None
+        if left is not None and left <= 0:
             return quota_spent("the calls left today are reserved for others (limits.reserve_calls_per_day)", now)
         return None
 
@@ -293,13 +373,11 @@ class Runner:
         if self._observe is None or (decision is not None and now < self._observed_at + OBSERVE_S):
             return
         self._observed_at = now
-        books, passed_s = self._books, now - self._started_at
-        done = books.settled - books.settled_before
-        left = self._load.rows - self._load.rejected - books.settled
+        books = self._books
         self._observe(
             Progress(
                 load_id=self._load.id,
-                source_name=Path(self._load.source.path).name,
+                source_name=source_name(self._load),
                 now=now,
                 started_at=self._started_at,
                 rows=self._load.rows,
@@ -313,7 +391,7 @@ class Runner:
                 slots_used=self._slots_used,
                 slots_limit=self._limits.queued_jobs,
                 bytes_sent=self._marketo.sent_bytes,
-                eta_s=left * passed_s / done if done else None,
+                eta_s=decision.eta_s if decision is not None else None,
                 waiting_for=decision.waiting_for if decision is not None else "",
             )
         )

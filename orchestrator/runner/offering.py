@@ -20,7 +20,7 @@ from orchestrator.adapters.marketo import Marketo
 from orchestrator.caller import Caller
 from orchestrator.core.answers import batch_id_of
 from orchestrator.core.model import Accepted, AnswerLost, Deferred, Halved, Load, Refused, Standing, Submit
-from orchestrator.core.schedule import Admission, ChunkKey, Limits
+from orchestrator.core.schedule import ChunkKey, Limits
 from orchestrator.core.verdicts import CUTS_OF_A_ROW, Answered, Outcome, Ruling, Verdict
 from orchestrator.errors import SourceChanged, SourceMissing
 from orchestrator.runner.books import Books
@@ -37,7 +37,7 @@ class _NoSlot(Exception):
 class Offering:
     """Offers the chunks of one load.
 
-    `queue` and `lane` learn from each answer how many of ours Marketo takes. `under_way`: uploads whose intent is
+    Each answer tells how many of ours Marketo takes: the books remember it. `under_way`: uploads whose intent is
     durable and whose outcome is not. After `close`, no new one begins.
     """
 
@@ -55,8 +55,6 @@ class Offering:
     ) -> None:
         self._load, self._books, self._strikes = load, books, strikes
         self._marketo, self._caller, self._clock, self._rng, self._limits = marketo, caller, clock, rng, limits
-        self.queue = Admission(limits.queued_jobs)
-        self.lane = Admission(limits.queued_jobs) if load.target.list_id is not None else None
         self.under_way: set[ChunkKey] = set()
         self._closed = False
 
@@ -102,7 +100,8 @@ class Offering:
     async def _claim(self, action: Submit) -> Standing:
         if self._closed:
             raise _NoSlot
-        standing = await self._books.claim(action, self._clock.now(), self._limits.queued_jobs)
+        assert action.slots <= self._limits.queued_jobs, "more slots than the configuration allows"
+        standing = await self._books.claim(action, self._clock.now())
         if standing is None:
             raise _NoSlot
         self.under_way.add((action.load_id, action.number))
@@ -122,9 +121,7 @@ class Offering:
             return
         log.info("batch.accepted", batch=batch_id, chunk=offered.number, rows=offered.rows)
         self._strikes.forget((offered.load_id, offered.number))
-        self.queue.accepted(await self._books.in_marketo())
-        if self.lane is not None and self._load.target.list_id is not None:
-            self.lane.accepted(await self._books.in_list(self._load.target.list_id))
+        await self._books.accepted(self._load.target.list_id)
 
     async def _not_accepted(self, offered: Standing, ruling: Ruling, now: float) -> None:
         """An upload that came back without a batch id: what the ledger has to know of it."""
@@ -132,19 +129,17 @@ class Offering:
         log.warning("upload.refused", chunk=offered.number, verdict=ruling.verdict.name, why=why)
         match verdict := self._strikes.verdict(key, ruling, now):
             case Verdict.WAIT_FOR_SLOT:
+                await books.refused(None, now)  # first: the chunk would be offered again as if nothing had been learned
                 await books.record(offered, Deferred(now, now, why))
-                self.queue.refused(now, await books.in_marketo(), self._probe_wait_s())
             case Verdict.WAIT_FOR_LIST:
+                await books.refused(self._load.target.list_id, now)
                 await books.record(offered, Deferred(now, now, why))
-                if self.lane is not None and self._load.target.list_id is not None:
-                    in_list = await books.in_list(self._load.target.list_id)
-                    self.lane.refused(now, in_list, self._probe_wait_s())
             case Verdict.HALVE if ruling.verdict is Verdict.HALVE:
-                await self._halve(offered, why, now)
+                await self._halve(offered, why)
             case Verdict.HALVE if await self._is_cut_for_its_size(offered):
                 cuts = self._strikes.of(key, verdict.name)
                 why = f"the connection was cut {cuts} times while it was sent, and other calls got through ({why})"
-                await self._halve(offered, why, now)
+                await self._halve(offered, why)
             case Verdict.DOUBT:
                 await books.record(offered, AnswerLost(now, why))
             case Verdict.GIVE_UP_CHUNK:
@@ -152,29 +147,32 @@ class Offering:
             case Verdict.SLOW_DOWN:
                 await books.record(offered, Deferred(now, now + ruling.wait_s, why))
             case _:
+                now = self._clock.now()  # whether it is cut for its size may have taken a call
                 await books.record(offered, Deferred(now, now + self._strikes.backoff_s(key), why))
                 self._strikes.give_up_if(verdict, ruling, now)
 
-    def _probe_wait_s(self) -> float:
-        return self._limits.max_interval_s * self._rng.uniform(1.0, 2.0)
-
     async def _is_cut_for_its_size(self, offered: Standing) -> bool:
-        """Cut in mid-body again and again: is it the chunk, and not the network? Then other calls get through."""
+        """Cut in mid-body again and again: is it the chunk, and not the network? Then other calls get through.
+
+        Where no other call was made meanwhile, one is made to see: any answer will do.
+        """
         key, what = (offered.load_id, offered.number), Verdict.HALVE.name
-        sound_at = self._caller.sound_at
-        if sound_at is None or sound_at < self._strikes.since(key, what):
+        since = self._strikes.since(key, what)
+        if (self._caller.sound_at or 0.0) < since:
+            await self._caller.call("other", lambda token: self._marketo.get(token, "/rest/v1/stats/usage.json"))
+        if (self._caller.sound_at or 0.0) < since:
             return False
         return offered.rows > 1 or self._strikes.of(key, what) >= CUTS_OF_A_ROW
 
-    async def _halve(self, offered: Standing, why: str, now: float) -> None:
-        load, books = self._load, self._books
+    async def _halve(self, offered: Standing, why: str) -> None:
+        load, books, clock = self._load, self._books, self._clock
         chunk = await books.ask(books.ledger.chunk, load.id, offered.number)
         if chunk.rows == 1:
-            await books.record(offered, Refused(now, f"row {chunk.first_row} alone is too large: {why}"))
+            await books.record(offered, Refused(clock.now(), f"row {chunk.first_row} alone is too large: {why}"))
             return
         try:
             parts = await halves(load, chunk)
         except (SourceChanged, SourceMissing) as error:
-            await books.record(offered, Deferred(now, now, error.message))
+            await books.record(offered, Deferred(clock.now(), clock.now(), error.message))
             raise
-        await books.record(offered, Halved(now, parts, why))
+        await books.record(offered, Halved(clock.now(), parts, why))

@@ -223,6 +223,15 @@ def test_a_plan_knows_its_source(source: Path) -> None:
     assert (plan.format, plan.rows, len(plan.chunks)) == (Format.CSV, 40, 1)
 
 
+def test_a_hash_that_fails_ends_the_plan_instead_of_waiting_for_ever() -> None:
+    """It is made in another thread, whose errors nobody would see."""
+    with files._HashingThread() as hashing:
+        digest = hashing.sha256()
+        digest.update("not bytes")  # type: ignore[arg-type]
+        with pytest.raises(TypeError):
+            digest.hexdigest()
+
+
 @pytest.mark.parametrize("size", [0, 1, (1 << 20) - 1, 1 << 20, (1 << 20) + 1, 3 << 20])
 def test_a_fingerprint_is_the_size_and_the_sha256_of_the_file(tmp_path: Path, size: int) -> None:
     """People compare it with what sha256sum says."""

@@ -186,6 +186,18 @@ def test_a_redirect_is_never_followed(status: str) -> None:
     assert len(peer.requests) == 1
 
 
+def test_proxies_of_the_environment_are_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The lead file and the secret would go to whoever set a variable."""
+    for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    monkeypatch.delenv("no_proxy", raising=False)
+    peer = Peer(http(ACCEPTED))
+    outcome = ask(peer, upload)
+    assert isinstance(outcome, Answered)
+    assert len(peer.requests) == 1
+
+
 def test_an_encoded_answer_is_refused_unread() -> None:
     """194 KB of gzip unpacked to 200 MB in httpx."""
     peer = Peer(http(b"\x1f\x8b" + b"0" * 100, headers="Content-Encoding: gzip"))

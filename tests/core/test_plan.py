@@ -273,6 +273,18 @@ def test_halves_cover_their_chunk_exactly(made: tuple[bytes, Format], budget: in
                     assert parsed(source[span.start : span.stop], format)[0] == rows[span.first_row - 1]
 
 
+def test_a_plan_names_no_more_rejected_rows_than_it_was_told_to_and_counts_them_all() -> None:
+    """A file in another encoding rejects every row: ten gigabytes of them must not be kept."""
+    source = b"email,b\n" + b"ragged\n" * 50
+    planner = Planner(
+        format=None, name="x.csv", source_bytes=len(source), budget=100, lookup_field=None, keep_rejected=3
+    )
+    planner.feed(source)
+    plan = planner.finish()
+    assert [row.row for row in plan.rejected] == [1, 2, 3]
+    assert (plan.rejected_rows, plan.rows) == (50, 50)
+
+
 def test_a_load_is_known_by_content_settings_and_subscription() -> None:
     """The same command must find its load again, and another target must be another load."""
     here = load_id(Fingerprint(1, "aa"), Target(), Format.CSV, "host")

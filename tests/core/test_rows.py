@@ -148,7 +148,8 @@ def test_parity_never_doubts_what_is_sound(seed: int) -> None:
     rng = Random(seed)
     for _ in range(200):
         cells = [
-            rng.choice(['"a"', '"x,""y"""', '""', "b", "", "é", '"two\r\nlines"']) for _ in range(rng.randint(2, 400))
+            rng.choice(['"a"', '"x,""y"""', '""', "b", "", "é", '"two\r\nlines"', '"a \r alone"'])
+            for _ in range(rng.randint(2, 400))
         ]
         data = "".join(cell + rng.choice([",", "\n", "\r\n"]) for cell in cells).encode() + b"\n"
         cut = rng.choice([len(data), rng.randint(1, len(data))])
@@ -178,6 +179,29 @@ def test_only_rows_that_are_not_utf8_are_named(by_parity: bool) -> None:
         results = found(b"".join(raw), 2, [], by_parity=by_parity)
         assert [index for index, record in enumerate(results) if record[3] is not None] == bad
         assert all("is not UTF-8" in str(results[index][3]) for index in bad)
+
+
+def test_no_character_is_put_together_from_bytes_that_stand_apart() -> None:
+    """Only some words are decoded: what is left out between them must not make them whole."""
+    for before in range(8):
+        for between in range(1, 33):
+            data = b"a" * before + b"\xc3" + b"a" * between + b"\xa9" + b"a" * 20 + b",x\n"
+            assert not ParityScanner(b",", 2, 1_000, 1 << 10).find(data, 0, len(data)).utf8, data
+            whole = b"a" * before + b"\xc3\xa9" + b"a" * between + "€😀".encode() + b",x\n"
+            assert ParityScanner(b",", 2, 1_000, 1 << 10).find(whole, 0, len(whole)).utf8, whole
+
+
+def test_a_record_that_is_too_large_is_followed_without_being_kept() -> None:
+    """A quote that is never closed makes one record of ten gigabytes."""
+    scanner = RowScanner(b",", 2, base=0, line=1, row_bytes_max=1_000)
+    scanner.feed(b'"')
+    for _ in range(50):
+        assert scanner.feed(b"n" * 100) == []
+        assert scanner._unfinished is not None
+        assert sum(map(len, scanner._unfinished.pieces)) <= 1_000
+    assert scanner._unfinished is not None
+    assert scanner._unfinished.pieces == []
+    assert scanner._unfinished.record.size_bytes == 5_001
 
 
 def test_a_nul_byte_is_found_wherever_it_stands() -> None:

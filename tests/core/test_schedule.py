@@ -7,6 +7,8 @@ from dataclasses import replace
 from hypothesis import given
 from hypothesis import strategies as st
 
+from orchestrator.core.admission import Admission
+from orchestrator.core.expect import Past, learn
 from orchestrator.core.model import (
     BatchId,
     ChunkNumber,
@@ -19,7 +21,8 @@ from orchestrator.core.model import (
     State,
     Submit,
 )
-from orchestrator.core.schedule import Admission, Decision, Limits, View, Watch, fence_passed, next_actions
+from orchestrator.core.schedule import Decision, Limits, View, Watch, fence_passed, next_actions
+from orchestrator.core.share import Wish
 
 LOAD = LoadId("mine")
 LIMITS = Limits(
@@ -52,19 +55,31 @@ def decide(
     collecting: tuple[Standing, ...] = (),
     limits: Limits = LIMITS,
     queue: Admission | None = None,
+    past: tuple[Past, ...] = (),
+    unsent: int | None = None,
+    wishes: tuple[Wish, ...] = (),
+    calls_left: int | None = None,
     watches: dict[tuple[LoadId, int], Watch] | None = None,
     busy: tuple[int, ...] = (),
     uploading: int = 0,
 ) -> Decision:
     view = View(
-        open=open_, collecting=collecting, ready=ready, owned=frozenset({LOAD}), unfinished=len(ready) + len(open_)
+        load_id=LOAD,
+        open=open_,
+        collecting=collecting,
+        ready=ready,
+        owned=frozenset({LOAD}),
+        queue=queue or Admission(room=10),
+        speed=learn(past),
+        wishes=wishes,
+        unfinished=len(ready) + len(open_),
+        unsent=len(ready) if unsent is None else unsent,
+        calls_left=calls_left,
     )
     return next_actions(
         view,
         now=NOW,
         limits=limits,
-        queue=queue or Admission(10, room=10),
-        lane=None,
         watches=watches or {},
         busy={(LOAD, number) for number in busy},
         uploading=uploading,
@@ -77,10 +92,9 @@ def decide(
     ready=st.integers(0, 12),
     queued_jobs=st.integers(1, 10),
     room=st.integers(0, 10),
-    step=st.integers(1, 10),
 )
 def test_what_is_started_never_exceeds_the_slots(
-    open_count: int, unclaimed: int, ready: int, queued_jobs: int, room: int, step: int
+    open_count: int, unclaimed: int, ready: int, queued_jobs: int, room: int
 ) -> None:
     """An eleventh job is refused, and the refusal costs an upload of ten megabytes."""
     chunks = tuple(planned(100 + i) for i in range(ready))
@@ -89,7 +103,7 @@ def test_what_is_started_never_exceeds_the_slots(
         open_=tuple(opened(i + 1) for i in range(open_count)),
         ready=chunks,
         limits=replace(LIMITS, queued_jobs=queued_jobs),
-        queue=Admission(queued_jobs, room=room, step=step),
+        queue=Admission(room=room),
         busy=busy,
         uploading=len(busy),
     )
@@ -107,35 +121,23 @@ def test_one_call_is_always_left_for_questions() -> None:
 
 def test_a_refusal_leaves_as_many_as_marketo_had_room_for() -> None:
     """1016 measures the queue: filling up what is ours is free, going beyond is a probe after a wait."""
-    queue = Admission(10, room=10)
-    queue.refused(NOW, 2, wait_s=45.0)
+    queue = Admission(room=10).refused(NOW, 2)
     two = (opened(1), opened(2))
     assert not [a for a in decide(open_=two, ready=(planned(3),), queue=queue).actions if isinstance(a, Submit)]
     one_ended = decide(open_=two[:1], ready=(planned(3), planned(4)), queue=queue)
-    assert [a for a in one_ended.actions if isinstance(a, Submit)] == [Submit(LOAD, ChunkNumber(3))]
+    assert [a for a in one_ended.actions if isinstance(a, Submit)] == [Submit(LOAD, ChunkNumber(3), 2)]
     waiting = decide(open_=two, ready=(planned(3),), queue=queue, watches={(LOAD, i): Watch(NOW) for i in (1, 2)})
     assert "full" in waiting.waiting_for
+    assert "since 02:46 UTC" in waiting.waiting_for
 
 
 def test_a_full_queue_is_probed_by_one_upload_at_a_time() -> None:
     """Ten tasks that each upload ten megabytes to be refused burn the quota and the line."""
-    queue = Admission(10, room=10)
-    queue.refused(NOW - 60, 0, wait_s=45.0)
+    queue = Admission(room=10).refused(NOW - 60, 0)
     submits = list(decide(ready=tuple(planned(i) for i in range(1, 6)), queue=queue).actions)
-    assert submits == [Submit(LOAD, ChunkNumber(1))]
-
-
-def test_probes_that_are_accepted_grow_quickly() -> None:
-    """When the neighbours leave, all ten slots must be ours again within a few uploads."""
-    queue, held, rounds = Admission(10), 0, 0
-    while held < 10:
-        more = queue.ceiling(NOW, held) - held
-        assert more > 0
-        for _ in range(more):
-            held += 1
-            queue.accepted(held)
-        rounds += 1
-    assert rounds <= 4
+    assert submits == [Submit(LOAD, ChunkNumber(1), 1)]
+    under_way = decide(ready=tuple(planned(i) for i in range(1, 6)), queue=queue, busy=(1,), uploading=1)
+    assert under_way.actions == ()
 
 
 def test_a_batch_is_asked_after_when_due_and_not_before() -> None:
@@ -211,3 +213,66 @@ def test_polls_of_a_full_queue_leave_half_of_the_pace_to_uploads() -> None:
     assert sum(20.5 / interval for interval in queue) <= 25
     assert replace(eager, calls_per_20s=100_000).poll_interval_s == 0.5
     assert replace(eager, min_interval_s=5.0).poll_interval_s == 5.0
+
+
+def over(number: int, seconds: float, ended_at: float) -> Past:
+    """One of ours that was seen over, and importing a moment before."""
+    began = ended_at - seconds
+    return Past(10, began - 1, began, None, began, ended_at - 0.1, ended_at)
+
+
+PAST = tuple(over(i, 60.0, NOW - 300 + 30 * i) for i in range(1, 9))
+"""Two batches a minute, each of a minute."""
+
+
+def test_a_batch_is_asked_after_when_it_should_be_over_and_those_behind_it_are_not() -> None:
+    """Ten batches asked every five seconds would use the day's calls three times over."""
+    batches = tuple(opened(i, accepted_at=NOW - 100 + i, offered_at=NOW - 101 + i) for i in range(1, 8))
+    decision = decide(open_=batches, ready=(planned(20, NOW + 1000),), past=PAST)
+    asked = {a.number for a in decision.actions if isinstance(a, Poll)}
+    assert asked <= {1, 2}
+    quiet = decide(open_=tuple(opened(i, accepted_at=NOW - i, offered_at=NOW - 1 - i) for i in range(1, 4)), past=PAST)
+    assert not [a for a in quiet.actions if isinstance(a, Poll)]
+    assert quiet.wake_at > NOW + 5
+
+
+def test_alone_no_more_slots_are_held_than_keep_the_processors_busy() -> None:
+    """Every slot we do not hold is free for somebody else, and queueing deeper makes nothing faster."""
+    ready = tuple(planned(20 + i) for i in range(8))
+
+    def held(**more: object) -> int:
+        open_: tuple[Standing, ...] = ()
+        while True:
+            decision = decide(open_=open_, ready=ready, past=PAST, **more)  # type: ignore[arg-type]
+            submits = [a for a in decision.actions if isinstance(a, Submit)]
+            if not submits:
+                return len(open_)
+            open_ += tuple(opened(len(open_) + 1 + i, accepted_at=NOW, offered_at=NOW) for i in range(len(submits)))
+
+    assert 3 <= held() <= 6
+    assert held(limits=replace(LIMITS, queue_depth=9)) == 9
+    assert held(queue=replace(Admission(room=10), refused_last_at=NOW - 60)) == 8
+
+
+def test_a_load_takes_no_slot_that_a_more_urgent_one_has_a_right_to() -> None:
+    """A small urgent load must not wait behind a large one."""
+    other = LoadId("theirs")
+    wishes = (Wish(LOAD, "normal", 10, 3, NOW), Wish(other, "high", 4, 0, NOW))
+    three = tuple(opened(i) for i in range(1, 4))
+    decision = decide(open_=three, ready=(planned(9),), wishes=wishes, limits=replace(LIMITS, queued_jobs=5))
+    assert not [a for a in decision.actions if isinstance(a, Submit)]
+    assert "its turn" in decision.waiting_for
+
+
+def test_when_the_days_calls_run_short_questions_wait_before_uploads_do() -> None:
+    """The rows must get in; when their end is noticed matters less."""
+    batches = tuple(opened(i, accepted_at=NOW - 20, offered_at=NOW - 21) for i in range(1, 5))
+    ready = tuple(planned(20 + i) for i in range(8))
+    rich = decide(open_=batches, ready=ready, unsent=100, calls_left=10_000)
+    poor = decide(open_=batches, ready=ready, unsent=100, calls_left=150)
+    last = decide(open_=batches, ready=ready, unsent=100, calls_left=8)
+    assert any(isinstance(a, Poll) for a in rich.actions)
+    assert not any(isinstance(a, Poll) for a in poor.actions)
+    assert any(isinstance(a, Submit) for a in poor.actions)
+    assert not any(isinstance(a, Submit) for a in last.actions)
+    assert "calls are left today" in last.waiting_for

@@ -92,6 +92,14 @@ def test_an_unknown_batch_is_believed_gone_after_many_answers_over_a_quarter_of_
     assert GONE_SPAN_S >= 300
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_certificate_that_is_not_to_be_trusted_stops_the_load_at_once(kind: CallKind) -> None:
+    """Trying again would not help, and going on without checking it would hand the leads to anybody."""
+    ruling = judge(Failed("expired", certificate=True), kind)
+    assert (ruling.verdict, ruling.exit_code) == (Verdict.GIVE_UP_LOAD, 69)
+    assert "clock" in ruling.remedy
+
+
 def test_missing_result_files_are_no_error() -> None:
     """Custom objects answer 404 when no row failed."""
     assert judge(Failed("HTTP 404", 404), "failures").verdict is Verdict.NOTHING_THERE

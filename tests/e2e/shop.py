@@ -51,19 +51,20 @@ class Shop:
             "NO_COLOR": "1",
         }
 
-    def start(self, *arguments: str, **environment: str) -> subprocess.Popen[str]:
+    def start(self, *arguments: str, stdin: int | None = None, **environment: str) -> subprocess.Popen[str]:
         """A command under way."""
-        return self._start("-m", "orchestrator", *arguments, **environment)
+        return self._start("-m", "orchestrator", *arguments, stdin=stdin, **environment)
 
     def start_script(self, script: str, *arguments: str, **environment: str) -> subprocess.Popen[str]:
         """A script under way, as the command would be."""
-        return self._start(script, *arguments, **environment)
+        return self._start(script, *arguments, stdin=None, **environment)
 
-    def _start(self, *arguments: str, **environment: str) -> subprocess.Popen[str]:
+    def _start(self, *arguments: str, stdin: int | None, **environment: str) -> subprocess.Popen[str]:
         return subprocess.Popen(
             [sys.executable, *arguments],
             cwd=self.folder,
             env={**self.environment, **environment},
+            stdin=stdin,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -71,7 +72,7 @@ class Shop:
 
     def run(self, *arguments: str, timeout: float = 120.0, **environment: str) -> Finished:
         """A command run to its end."""
-        process = self.start(*arguments, **environment)
+        process = self.start(*arguments, stdin=None, **environment)
         try:
             out, err = process.communicate(timeout=timeout)
         except subprocess.TimeoutExpired:

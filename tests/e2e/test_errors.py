@@ -23,7 +23,7 @@ BAD_SOURCES = {
     "binary": (b"email,x\n\x00\x01\x02,1\n", ["leads.csv", "NUL"]),
     "an archive": (b"PK\x03\x04" + bytes(200), ["leads.csv"]),
     "another encoding": ("email,x\nann@x.io,Zürich\n".encode("latin-1"), ["leads.csv", "UTF-8", "byte 11", "0xFC"]),
-    "UTF-16": ("email,x\nann@x.io,1\n".encode("utf-16"), ["leads.csv", "UTF-16"]),
+    "UTF-16 cut in a character": ("email,x\nann@x.io,1".encode("utf-16")[:-1], ["leads.csv", "utf-16", "row 1"]),
     "no lookup column": (b"e-mail,x\nann@x.io,1\n", ["leads.csv", "email", "e-mail"]),
     "a column twice": (b"email,x,x\nann@x.io,1,2\n", ["leads.csv", "'x'"]),
     "a column without a name": (b"email,,x\nann@x.io,1,2\n", ["leads.csv", "2"]),

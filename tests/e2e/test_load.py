@@ -253,6 +253,22 @@ def test_max_wait_stops_resumable_with_75(tmp_path: Path) -> None:
         assert market.simulator.truth()["rows_accepted"] == 4_000
 
 
+def test_a_quota_that_is_used_up_in_mid_load_stops_it_resumable_with_75(tmp_path: Path) -> None:
+    """607 lasts until midnight: trying on would be refused all day, and tomorrow the same command goes on."""
+    write_leads(tmp_path / "leads.csv", 2_000, bad_share=0)
+    with shop(tmp_path, quick(calls_per_day=12)) as market:
+        done = market.run("load", "leads.csv", "--json")
+        assert done.code == 75, done
+        assert "quota is renewed by" in done.err
+        sent = market.simulator.truth()["batches_accepted"]
+        with market.simulator.lock:
+            market.simulator.model.settings.calls_per_day = 10_000_000
+        assert market.run("load", "leads.csv").code == 0
+        assert sent > 0
+        assert market.report().json["totals"]["imported"] == 2_000
+        assert market.report().json["doubts"] == []
+
+
 def test_a_file_that_changes_in_mid_load_is_not_sent_on(tmp_path: Path) -> None:
     """What was planned is what is sent; a changed file would be cut in the wrong places."""
     write_leads(tmp_path / "leads.csv", 6_000, bad_share=0)
@@ -264,7 +280,7 @@ def test_a_file_that_changes_in_mid_load_is_not_sent_on(tmp_path: Path) -> None:
         (tmp_path / "other.csv").replace(tmp_path / "leads.csv")
         out, err = process.communicate(timeout=60)
         assert process.returncode == 65, (out, err)
-        assert "not what was planned" in err
+        assert "another file was put in its place; chunk" in err
         (tmp_path / "leads.csv").write_bytes(original)
         done = market.run("resume")
         assert done.code == 0, done

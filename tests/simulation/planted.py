@@ -12,7 +12,7 @@ from typing import Any
 from unittest.mock import patch
 
 from orchestrator import caller, library
-from orchestrator.adapters import render
+from orchestrator.adapters import locks, render
 from orchestrator.adapters.files import plan_file
 from orchestrator.adapters.ledger import Ledger
 from orchestrator.core import isolate, lifecycle, report, schedule
@@ -68,6 +68,12 @@ def _status(change: Callable[[BatchStatus], BatchStatus]) -> AbstractContextMana
 def _limits(change: Callable[[Limits], Limits]) -> AbstractContextManager[Any]:
     limits = library._limits
     return patch.object(library, "_limits", lambda config: change(limits(config)))
+
+
+@contextmanager
+def _both(first: AbstractContextManager[Any], second: AbstractContextManager[Any]) -> Iterator[None]:
+    with first, second:
+        yield
 
 
 def _recorded(change: Callable[[Fact], Fact]) -> AbstractContextManager[Any]:
@@ -185,6 +191,36 @@ def _() -> AbstractContextManager[Any]:
         return replace(ruling, verdict=Verdict.GIVE_UP_CHUNK) if ruling.verdict is Verdict.HALVE else ruling
 
     return _judged(change)
+
+
+@planted("one slot more than there are")
+def _() -> AbstractContextManager[Any]:
+    claim = Ledger.claim
+
+    def one_more(self: Ledger, load_id: Any, number: Any, at: float, limit: int) -> Standing | None:
+        return claim(self, load_id, number, at, limit + 1)
+
+    return _both(
+        patch.object(Ledger, "claim", one_more),
+        _limits(lambda limits: replace(limits, queued_jobs=min(10, limits.queued_jobs + 1))),
+    )
+
+
+# --- several processes ----------------------------------------------------------------------------------
+
+
+@planted("a load has two owners")
+def _() -> AbstractContextManager[Any]:
+    return patch.object(locks.fcntl, "flock", lambda *_: None)  # type: ignore[attr-defined]
+
+
+@planted("a load is adopted although its owner lives")
+def _() -> AbstractContextManager[Any]:
+    async def all_of_them(self: loop.Runner) -> None:
+        for load in await self._books.ask(self._ledger.loads_under_way, self._load.subscription):
+            self._loads[load.id] = load
+
+    return patch.object(loop.Runner, "_adopt", all_of_them)
 
 
 # --- asking ---------------------------------------------------------------------------------------------
@@ -339,6 +375,35 @@ def _() -> AbstractContextManager[Any]:
         return replace(one, imported=one.imported + one.failed, failed=0)
 
     return patch.object(report, "account", hopeful)
+
+
+@planted("after a restart the failed rows of ended batches count as imported")
+def _() -> AbstractContextManager[Any]:
+    opened = Books.open
+
+    async def forgetting(self: Books) -> None:
+        with self.ledger._transaction():
+            self.ledger._db.execute("UPDATE offers SET imported = imported + failed, failed = 0 WHERE failed > 0")
+        await opened(self)
+
+    return patch.object(Books, "open", forgetting)
+
+
+@planted("a broken batch's rows count as imported")
+def _() -> AbstractContextManager[Any]:
+    account = report.account
+
+    def hopeful(record: ChunkRecord) -> Account:
+        one, offer = account(record), record.standing.offer
+        failed = offer is not None and offer.status == "Failed" and one.failed
+        return replace(one, imported=one.imported + one.failed, failed=0) if failed else one
+
+    return patch.object(report, "account", hopeful)
+
+
+@planted("a load that is over asks Marketo once more")
+def _() -> AbstractContextManager[Any]:
+    return patch.object(Ledger, "finish", lambda *_: None)
 
 
 @planted("the exit code says that all is well")

@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 from simulation import storage
-from simulation.scenario import BrokenPromise, play
+from simulation.play import play
+from simulation.promises import BrokenPromise
+from simulation.scenario import Scenario
 
 from orchestrator.errors import OrchestratorError
 
@@ -21,7 +23,7 @@ def play_with_power_cuts(seed: int, connection: type[storage.PowerCut] = storage
     rng = Random(seed)
     cuts = [rng.randint(1, rng.choice([12, 60, 400])) for _ in range(rng.choice([1, 2, 4, 8]))]
     storage.CACHE = storage.Cache(rng, cuts)
-    play(seed, open=connection)
+    play(seed, Scenario.alone, connection)  # one machine, and one process on it
     return storage.CACHE.cuts
 
 

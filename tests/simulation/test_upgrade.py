@@ -9,9 +9,10 @@ from pathlib import Path
 from urllib.parse import urlencode
 
 import pytest
-from simulation.scenario import SECRET, Scenario, Simulation, quiet
+from simulation.play import Simulation, quiet
+from simulation.promises import check
+from simulation.scenario import SECRET, Command, Network, Scenario
 from simulation.virtual import EPOCH
-from simulation.world import Network
 from simulator.client import CREATE, IDENTITY, form
 
 from orchestrator.adapters.ledger import SCHEMA_VERSION
@@ -34,20 +35,20 @@ def left_in_mid_load(schema: int, folder: Path) -> Simulation:
     )
     scenario = replace(
         Scenario.of(0),
-        rows=110,
+        rows=[110],
         queued_jobs=4,
         settings=settings,
         network=Network(),
         rates={},
         foreign=[],
-        crashes=[],
+        commands=[Command(at=LEFT_AT + 60.0)],
         on_doubt="resend",
         list_id=None,
         storage=0.0,
+        locked=0.0,
     )
     simulation = Simulation(scenario, folder)
-    simulation.source.write_bytes((LEDGERS / f"{schema}.csv").read_bytes())
-    simulation.time = LEFT_AT + 60.0
+    simulation.sources[0].write_bytes((LEDGERS / f"{schema}.csv").read_bytes())
     ledger = sqlite3.connect(simulation.config.ledger_path)
     ledger.executescript((LEDGERS / f"{schema}.sql").read_text(encoding="utf-8").replace("/srv/upload", str(folder)))
     sent = ledger.execute(
@@ -57,7 +58,7 @@ def left_in_mid_load(schema: int, folder: Path) -> Simulation:
     ledger.close()
     files = []
     for batch_id, accepted_at, spans, failures in sent:  # without an id: it was killed before it could write it down
-        create(simulation.model, batch_id or 1700, accepted_at - EPOCH, simulation.source, json.loads(spans))
+        create(simulation.model, batch_id or 1700, accepted_at - EPOCH, simulation.sources[0], json.loads(spans))
         files += [(batch_id, Path(failures))] if failures else []
     for batch_id, path in files:
         path.parent.mkdir(parents=True)
@@ -89,8 +90,8 @@ def test_a_load_that_an_earlier_release_left_in_mid_load_is_carried_on(schema: i
         states = dict(chunk_states(simulation))
         assert set(states) > {"planned", "doubtful", "queued", "collecting"}
         known = set(simulation.model.jobs)
-        result = simulation.run()
-        simulation.check(result)
+        (result,) = simulation.run()
+        check(simulation)
     assert result.doubts == 2  # the one that stood there, and the upload under way when the process was killed
     assert result.totals.unknown == result.totals.unsent == 0
     new = [job for number, job in simulation.model.jobs.items() if number not in known]

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import heapq
+import sys
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any, TypeVar
 from unittest.mock import patch
@@ -66,6 +68,43 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         return future
 
 
+class SteppedLoop(VirtualLoop):
+    """An event loop that somebody steps: several processes, each with a loop of its own, live in one time.
+
+    `due` is when it wants to be stepped next; the one who steps it sees to it that `now` is not before.
+    """
+
+    def __init__(self, now: Callable[[], float]) -> None:
+        super().__init__()
+        self._now = now
+        self._selector.select = lambda timeout=None: ()  # type: ignore[attr-defined]
+        self.set_exception_handler(lambda *_: None)  # nobody asks a dead process what its tasks came to
+
+    def time(self) -> float:
+        return self._now()
+
+    def due(self) -> float:
+        """When something is to be run; infinity when every task waits for another one."""
+        if self._ready:  # type: ignore[attr-defined]
+            return self._now()
+        timers: list[Any] = self._scheduled  # type: ignore[attr-defined]
+        while timers and timers[0].cancelled():
+            self._timer_cancelled_count -= 1  # type: ignore[attr-defined]
+            heapq.heappop(timers)._scheduled = False
+        return float(timers[0].when()) if timers else float("inf")
+
+    def step(self) -> None:
+        """Run what is ready. An exception that ends a process (KeyboardInterrupt) comes out of here."""
+        hooks = sys.get_asyncgen_hooks()
+        sys.set_asyncgen_hooks(self._asyncgen_firstiter_hook, self._asyncgen_finalizer_hook)  # type: ignore[attr-defined]
+        asyncio._set_running_loop(self)
+        try:
+            self._run_once()  # type: ignore[attr-defined]
+        finally:
+            asyncio._set_running_loop(None)
+            sys.set_asyncgen_hooks(*hooks)
+
+
 def _later(loop: VirtualLoop, future: asyncio.Future[Any], settle: Callable[[], None]) -> None:
     loop.call_soon(lambda: None if future.done() else settle())
 
@@ -87,8 +126,30 @@ def inline_threads() -> Iterator[None]:
         await asyncio.sleep(0)
         return func(*args)
 
-    with patch.object(anyio_asyncio.AsyncIOBackend, "run_sync_in_worker_thread", run_inline):
+    begin = anyio_asyncio.CancelScope.__init__
+
+    def begin_in_order(scope: Any, *arguments: Any, **named: Any) -> None:
+        begin(scope, *arguments, **named)
+        scope._tasks, scope._child_scopes = _InOrder(), _InOrder()
+
+    with (
+        patch.object(anyio_asyncio.AsyncIOBackend, "run_sync_in_worker_thread", run_inline),
+        patch.object(anyio_asyncio.CancelScope, "__init__", begin_in_order),
+    ):
         yield
+
+
+class _InOrder(dict[Any, None]):
+    """As much of a set as a cancel scope needs, in the order of arrival: a set's order depends on addresses."""
+
+    def add(self, one: Any) -> None:
+        self[one] = None
+
+    def remove(self, one: Any) -> None:
+        del self[one]
+
+    def discard(self, one: Any) -> None:
+        self.pop(one, None)
 
 
 def run(main: Callable[[], Awaitable[T]], *, start: float = 0.0, end: float = float("inf")) -> tuple[T, float]:

@@ -6,18 +6,20 @@ outermost seams: the event loop's time, httpx's transport, and the connection to
 
 from __future__ import annotations
 
+import re
 import sqlite3
-from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
+from types import SimpleNamespace
 from typing import Any, NoReturn
 from unittest.mock import patch
 
 import anyio
 import httpx
+from simulation.scenario import Network
 
 from orchestrator.adapters import locks
 from orchestrator.adapters.ledger import connect
@@ -37,9 +39,17 @@ class Life:
     """One process. It dies at its n-th point; a dead one can touch nothing any more."""
 
     crash_at: int | None = None
+    name: str = ""
     points: int = 0
     dead: bool = False
     died_at: str = ""
+    in_flight: int = 0
+    """Its calls that Marketo has not answered."""
+    owned: dict[str, _Owned] = field(default_factory=dict)
+    """The locks it took, by load."""
+    connections: list[DyingConnection] = field(default_factory=list)
+    asks: str = ""
+    """The address of its newest call."""
 
     def point(self, name: str) -> None:
         """Something durable happens here, or could."""
@@ -56,14 +66,49 @@ class Life:
         if self.dead:
             raise Crash("dead")
 
+    def end(self) -> None:
+        """The kernel cleans up after it: its locks go, and what it had not committed."""
+        self.dead = True
+        for connection in self.connections:
+            connection.close()
+        for ownership in self.owned.values():
+            ownership.release()
+
+
+@dataclass
+class Acts:
+    """Who wrote down a fact of which load, in their order: two owners would take turns."""
+
+    last: dict[str, tuple[Life, _Owned]] = field(default_factory=dict)
+    over: list[_Owned] = field(default_factory=list)
+    broken: str = ""
+
+    def fact(self, life: Life, load_id: str) -> None:
+        owned = life.owned.get(load_id)
+        if owned is None:
+            self.broken = self.broken or f"{life.name} wrote down a fact of load {load_id[:8]}, which it does not own"
+            return
+        before = self.last.get(load_id)
+        if before is not None and before[1] is not owned:
+            self.over.append(before[1])
+        if any(owned is one for one in self.over):
+            self.broken = self.broken or f"{life.name} and {before[0].name if before else ''} own load {load_id[:8]}"
+        self.last[load_id] = (life, owned)
+
 
 class DyingConnection:
     """A connection to SQLite that dies with its process: what is not committed then is gone."""
 
     def __init__(
-        self, path: Path, life: Life, break_at: Callable[[str], str | None], open: Callable[[Path], Any] = connect
+        self,
+        path: Path,
+        life: Life,
+        break_at: Callable[[str], str | None],
+        open: Callable[[Path], Any] = connect,
+        acts: Acts | None = None,
     ) -> None:
-        self._real, self._life, self._break_at = open(path), life, break_at
+        self._real, self._life, self._break_at, self._acts = open(path), life, break_at, acts
+        life.connections.append(self)
 
     def execute(self, sql: str, *arguments: Any) -> Any:
         self._life.check()
@@ -76,6 +121,8 @@ class DyingConnection:
             return done
         if sql.startswith("BEGIN"):
             self._life.point("before transaction")
+        elif self._acts is not None and sql.startswith("INSERT INTO facts"):
+            self._acts.fact(self._life, str(arguments[0][0]))
         return self._powered(self._real.execute, sql, *arguments)
 
     def executemany(self, sql: str, rows: list[Any]) -> Any:
@@ -90,30 +137,24 @@ class DyingConnection:
             if getattr(self._real, "without_power", False):
                 self._life.die("power cut")
 
+    def states(self, asks: str) -> list[str]:
+        """How the chunk stands after whose batch is asked, else in which states there are chunks at the moment."""
+        batch = re.search(r"/batch/(\d+)", asks)
+        of = "JOIN offers o ON o.load_id = c.load_id AND o.chunk = c.number WHERE o.batch_id = ?" if batch else ""
+        try:
+            rows = self._real.execute(
+                f"SELECT DISTINCT c.state FROM chunks c {of} ORDER BY 1", [int(batch[1])] if batch else []
+            )
+            return [str(state) for (state,) in rows.fetchall()]
+        except sqlite3.Error:  # no schema yet
+            return []
+
     @property
     def in_transaction(self) -> bool:
         return not self._life.dead and bool(self._real.in_transaction)
 
     def close(self) -> None:
         self._real.close()
-
-
-@dataclass
-class Network:
-    """What the network does, beside what Marketo does. Rates of calls."""
-
-    latency_s: float = 0.05
-    upload_s: float = 0.5
-    refuse: float = 0.0
-    """The connection is refused."""
-    cut: float = 0.0
-    """It breaks while the body is sent."""
-    lose: float = 0.0
-    """It breaks after the body was sent, before Marketo has read it."""
-    hang: float = 0.0
-    """No answer ever comes, although the call is executed."""
-    early_reset: bool = False
-    """An upload over Marketo's limit is answered while it is sent, and the answer is lost to the reset."""
 
 
 class SimulatedTransport(httpx.AsyncBaseTransport):
@@ -127,19 +168,21 @@ class SimulatedTransport(httpx.AsyncBaseTransport):
         life: Life,
         now: Callable[[], float],
         check_intent: Callable[[bytes], None],
-        seen: Counter[str],
+        met: Callable[[str], None],
     ) -> None:
         self._model, self._network, self._rng, self._life = model, network, rng, life
-        self._now, self._check_intent, self._seen = now, check_intent, seen
+        self._now, self._check_intent, self._met = now, check_intent, met
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         self._life.point("before request")
+        self._life.asks = ""
         network, chance = self._network, self._rng.random()
         self._model.in_flight += 1
+        self._life.in_flight += 1
         try:
             await anyio.sleep(network.latency_s * self._rng.uniform(0.5, 2.0))
             if chance < network.refuse:
-                self._seen["network: refuse"] += 1
+                self._met("network: refuse")
                 raise httpx.ConnectError("connection refused")
             is_upload = request.method == "POST" and request.url.path.startswith("/bulk/")
             body = b""
@@ -153,25 +196,25 @@ class SimulatedTransport(httpx.AsyncBaseTransport):
                 if is_upload:
                     await anyio.sleep(network.upload_s * self._rng.uniform(0.1, 0.5))
                     if too_large and network.early_reset and len(body) > announced // 3:
-                        self._seen["network: early reset"] += 1
+                        self._met("network: early reset")
                         raise httpx.ReadError("connection reset")
                     if chance > 1 - network.cut and body:
-                        self._seen["network: cut"] += 1
+                        self._met("network: cut")
                         raise httpx.ReadError("connection reset")
             if is_upload:
                 self._check_intent(body)
             await request.extensions["trace"]("http11.send_request_body.complete", {})
             if network.refuse < chance < network.refuse + network.lose:
-                self._seen["network: lose"] += 1
+                self._met("network: lose")
                 raise httpx.ReadError("connection reset")
             await anyio.sleep(network.latency_s)
             self._life.point("before execution")
             headers = {name.lower(): value for name, value in request.headers.items()}
-            target = request.url.raw_path.decode("ascii")
+            target = self._life.asks = request.url.raw_path.decode("ascii")
             answer = self._model.handle(Request(request.method, target, headers, body, len(body)), self._now())
             self._life.point("after execution")
             if self._rng.random() < network.hang:
-                self._seen["network: hang"] += 1
+                self._met("network: hang")
                 await anyio.sleep_forever()
             await anyio.sleep(network.latency_s)
             self._life.check()
@@ -185,6 +228,7 @@ class SimulatedTransport(httpx.AsyncBaseTransport):
         finally:
             if not self._life.dead:  # calls of a dead process were taken off at its death
                 self._model.in_flight -= 1
+                self._life.in_flight -= 1
 
 
 class _Stream(httpx.AsyncByteStream):
@@ -203,7 +247,7 @@ class _Stream(httpx.AsyncByteStream):
                 raise httpx.RemoteProtocolError("peer closed connection without sending complete message body")
 
 
-def intent_is_durable(ledger: Path) -> Callable[[bytes], None]:
+def intent_is_durable(ledger: Path, slots: int) -> Callable[[bytes], None]:
     """Checks, by a look at the file itself, that an upload was written down before its first byte left."""
 
     def check(body: bytes) -> None:
@@ -216,12 +260,14 @@ def intent_is_durable(ledger: Path) -> Callable[[bytes], None]:
         size = len(form.file)
         reader = sqlite3.connect(f"file:{ledger}?mode=ro", uri=True)
         try:
-            found = reader.execute(
-                "SELECT count(*) FROM chunks WHERE state = 'offered' AND size_bytes = ?", (size,)
+            found, held = reader.execute(
+                "SELECT total(state = 'offered' AND size_bytes = ?), count(slot) FROM chunks WHERE slot IS NOT NULL",
+                (size,),
             ).fetchone()
         finally:
             reader.close()
-        assert found[0] > 0, "an upload without a durable intent"
+        assert found > 0, "an upload without a durable intent"
+        assert held <= slots, f"{held} slots are held"
 
     return check
 
@@ -239,22 +285,27 @@ class _Owned(locks.Ownership):
             super().release()
 
 
-@contextmanager
-def owned_by(life: Life) -> Iterator[None]:
-    """Locks taken inside are the process's, and go when it dies."""
-    take, owned = locks.take, list[_Owned]()
+class Kernel:
+    """Knows which process runs at the moment: locks taken are that one's, and go when it dies."""
 
-    def taking(ledger: Path, load_id: LoadId) -> locks.Ownership | None:
-        life.check()
-        ownership = take(ledger, load_id)
-        if ownership is None:
-            return None
-        owned.append(_Owned(ownership._descriptor))
-        return owned[-1]
+    def __init__(self) -> None:
+        self.running = Life()
 
-    with patch.object(locks, "take", taking), patch.object(loop, "take", taking):
-        try:
+    @contextmanager
+    def locks(self) -> Iterator[None]:
+        take = locks.take
+
+        def taking(ledger: Path, load_id: LoadId) -> locks.Ownership | None:
+            self.running.check()
+            ownership = take(ledger, load_id)
+            if ownership is None:
+                return None
+            self.running.owned[load_id] = owned = _Owned(ownership._descriptor)
+            return owned
+
+        with (
+            patch.object(locks, "take", taking),
+            patch.object(loop, "take", taking),
+            patch.object(locks, "time", SimpleNamespace(sleep=lambda _: None)),
+        ):
             yield
-        finally:
-            for one in owned:
-                one.release()

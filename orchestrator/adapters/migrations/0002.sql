@@ -1,3 +1,5 @@
+-- Two things are new: chunks are halved until broken rows stand alone, and loads share the queue.
+
 -- A chunk is halved when its batches end Failed as well, until the rows that break them stand alone. Its parts remember
 -- what they come from: how much was spent on their root, and that their rows may have been imported before.
 
@@ -22,3 +24,43 @@ WHERE parent IS NOT NULL;
 
 CREATE INDEX parts_of_root ON chunks (load_id, root) WHERE root IS NOT NULL;
 CREATE INDEX broken_chunks ON chunks (load_id) WHERE batch_failures > 0;
+
+-- How the loads of a subscription share its queue.
+
+ALTER TABLE loads ADD COLUMN priority TEXT NOT NULL DEFAULT 'normal' CHECK (priority IN ('low', 'normal', 'high'));
+
+ALTER TABLE offers ADD COLUMN queued_last_at REAL;   -- departure of the last question answered Queued
+
+-- The newest ended batches tell how long the next ones will take.
+CREATE INDEX ended_offers ON offers (subscription, ended_at) WHERE ended_at IS NOT NULL;
+
+-- What Marketo's refusals and acceptances said of its queue; read by every process, so that one probe serves all.
+CREATE TABLE admissions (
+    subscription     TEXT NOT NULL,
+    list_id          INTEGER NOT NULL,     -- 0: the queue; else the lane of that static list
+    room             INTEGER NOT NULL,     -- batches of ours that fit for sure
+    refusals         INTEGER NOT NULL,     -- in a row
+    refused_first_at REAL,                 -- of this row of refusals
+    refused_last_at  REAL,
+    PRIMARY KEY (subscription, list_id)
+);
+
+-- Loads that run now or ran last: what each wants of the slots, and what it waits for. Written by the run itself.
+CREATE TABLE runs (
+    load_id       TEXT PRIMARY KEY REFERENCES loads (id),
+    subscription  TEXT NOT NULL,
+    unsent        INTEGER NOT NULL,        -- chunks it could send now, 10 at most
+    served_at     REAL NOT NULL,           -- when it last took a slot, or began
+    waiting_for   TEXT NOT NULL,           -- in words; '' when nothing is waited for
+    waiting_since REAL,
+    ends_at       REAL,                    -- when it will probably be done
+    heard_at      REAL NOT NULL,           -- when the run last said so: a dead one falls silent
+    ended         INTEGER NOT NULL         -- 1: the run is over; waiting_for then says why it stopped early
+);
+
+-- A source may be a spool file, made from the user's own files: what they were, and how they were read.
+
+ALTER TABLE loads ADD COLUMN origin TEXT;         -- JSON object; NULL: the source is the user's own file
+ALTER TABLE loads ADD COLUMN origin_sha256 TEXT;  -- of the content of the files and how they were read
+
+CREATE INDEX loads_by_origin ON loads (origin_sha256) WHERE origin_sha256 IS NOT NULL;

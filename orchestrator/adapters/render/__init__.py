@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import TextIO
@@ -22,6 +22,7 @@ from orchestrator.adapters.render.source import SourceBytes
 from orchestrator.adapters.render.summary import head_of, write_summary
 from orchestrator.adapters.render.tables import Tables
 from orchestrator.core.model import ChunkRecord, CollectedFile, Load, RejectedRow, State, Totals
+from orchestrator.core.origins import called, place
 from orchestrator.core.reasons import ReasonCount, Reasons, by_column
 from orchestrator.core.report import Kind, PlainRun, ReportRow, entries_of_chunk, totals
 
@@ -97,11 +98,13 @@ def write_report(
         retry = files.enter_context(_atomic(folder / "retry.csv"))
         tables = Tables(load, source, table, lines, retry.buffer)
         for entry in _entries(load, records(), list(rejected), source):
-            if isinstance(entry, PlainRun):
+            if isinstance(entry, PlainRun) and load.origin is None:
                 tally.add_run(entry, tables.write_run(entry))
-            else:
-                tables.write(entry)
-                tally.add(entry)
+                continue
+            for row in map(entry.row, entry.hits) if isinstance(entry, PlainRun) else [entry]:
+                found, source_file = _in_original(load, row)
+                tables.write(found, source_file)
+                tally.add(found)
     notes = list(source.notes)
     if tables.retry_missing:
         notes.append(f"{tables.retry_missing} failed rows could not be found in the source and are not in retry.csv")
@@ -162,6 +165,14 @@ def _entries(
             yield entry
     while rejected:
         yield _rejected_row(rejected.pop(), source)
+
+
+def _in_original(load: Load, row: ReportRow) -> tuple[ReportRow, str | None]:
+    """A row with its line in the user's own file, and that file's name."""
+    if load.origin is None or row.source_row is None or row.source_line is None:
+        return row, None
+    original, line = place(load.origin, row.source_row, row.source_line)
+    return replace(row, source_line=line), None if original is None else called(load.origin.originals[original].path)
 
 
 def _key_of(load: Load) -> str | None:

@@ -10,11 +10,11 @@ import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
-from pathlib import Path
 from tempfile import SpooledTemporaryFile
 from typing import Any, TextIO
 
 from orchestrator.core.model import ChunkRecord, Load, Offer, State, Totals
+from orchestrator.core.origins import called, source_name
 from orchestrator.core.picture import TimeLine
 from orchestrator.core.reasons import ColumnCount, ReasonCount
 from orchestrator.core.report import account
@@ -61,7 +61,8 @@ def head_of(
         "schema": SCHEMA,
         "load_id": load.id,
         "source": {
-            "name": Path(load.source.path).name,
+            "name": source_name(load),
+            "files": _files(load),
             "bytes": load.fingerprint.size_bytes,
             "sha256": load.fingerprint.sha256,
             "rows": load.rows,
@@ -83,6 +84,17 @@ def head_of(
         "columns": [asdict(column) for column in columns],
         "calls": dict(calls),
     }
+
+
+def _files(load: Load) -> list[dict[str, Any]]:
+    """The user's own files; the source itself when it is one of them."""
+    if load.origin is None:
+        size_bytes, sha256 = load.fingerprint.size_bytes, load.fingerprint.sha256
+        return [{"name": source_name(load), "bytes": size_bytes, "sha256": sha256}]
+    return [
+        {"name": called(original.path), "bytes": original.size_bytes, "sha256": original.sha256}
+        for original in load.origin.originals
+    ]
 
 
 def write_summary(

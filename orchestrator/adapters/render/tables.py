@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, BinaryIO, TextIO
 
@@ -18,6 +18,8 @@ from orchestrator.core.model import Load
 from orchestrator.core.report import Kind, PlainRun, ReportRow
 
 COLUMNS = ("kind", "reason", "source_row", "source_line", "chunk", "batch_id", "attempt")
+FILE_COLUMN = "source_file"
+"""Stands after them where a load is made of several files."""
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\0")
 """A spreadsheet takes a cell that begins so for a formula (OWASP ASVS 1.2.10)."""
 _ESCAPED = bytes(code for code in range(0x20) if code != 0x0A) + b"\\"
@@ -48,13 +50,15 @@ class Tables:
         self._row_json = "{" + ", ".join(f'{_json(name).replace("%", "%%")}: "%s"' for name in self._fields) + "}"
         self._escaped = _ESCAPED.replace(self._delimiter.encode(), b"")
         self.retry_missing = 0
-        table.write(_csv_line([*COLUMNS, *map(harmless, _columns(self._fields))]))
+        self._several = load.origin is not None and len(load.origin.originals) > 1
+        table.write(_csv_line([*COLUMNS, *[FILE_COLUMN] * self._several, *map(harmless, _columns(self._fields))]))
         retry.write(_ended(source.header()))
 
-    def write(self, row: ReportRow) -> None:
-        """One row, whatever is in it."""
-        self._table.write(self._csv(row))
-        self._lines.write(self._json(row))
+    def write(self, row: ReportRow, source_file: str | None = None) -> None:
+        """One row, whatever is in it. `source_file`: which of several original files it stands in."""
+        at = {**_place(row), FILE_COLUMN: source_file} if self._several else _place(row)
+        self._table.write(self._csv(row, at))
+        self._lines.write(self._json(row, at))
         if row.kind == "failure":
             if row.sent is not None:
                 self._retry.write(_ended(self._source.bytes_of(row.sent)))
@@ -86,8 +90,8 @@ class Tables:
             lead.rows += 1
             if not plain[at]:
                 row = run.row((position, kind, reason))
-                table.append(self._csv(row))
-                objects.append(self._json(row))
+                table.append(self._csv(row, _place(row)))
+                objects.append(self._json(row, _place(row)))
                 continue
             number, line = numbers[position], lines[position]
             table.append(f"{lead.csv}{number},{line}{csv_tail}{cells[at]}\r\n")
@@ -121,13 +125,13 @@ class Tables:
         lines = whole.split("\n")[1:]
         return lines if delimiter == "," else [line.replace(delimiter, ",") for line in lines]
 
-    def _csv(self, row: ReportRow) -> str:
+    def _csv(self, row: ReportRow, at: Mapping[str, Any]) -> str:
         blanks = [""] * (len(self._fields) - len(row.cells))
-        return _csv_line([harmless(cell) for cell in (*map(_text, _place(row).values()), *row.cells, *blanks)])
+        return _csv_line([harmless(cell) for cell in (*map(_text, at.values()), *row.cells, *blanks)])
 
-    def _json(self, row: ReportRow) -> str:
+    def _json(self, row: ReportRow, at: Mapping[str, Any]) -> str:
         named = dict(zip(self._fields, row.cells, strict=False))
-        return _json({**_place(row), "candidates": list(row.candidates), "row": named}) + "\n"
+        return _json({**at, "candidates": list(row.candidates), "row": named}) + "\n"
 
 
 def _lead(kind: Kind, reason: str, first: int) -> _Lead:
@@ -170,11 +174,11 @@ def _text(value: Any) -> str:
 
 def _columns(fields: Sequence[str]) -> list[str]:
     """The source's columns under names that no column of ours has, and no other of the source's."""
-    taken = {*COLUMNS, *fields}
+    taken = {*COLUMNS, FILE_COLUMN, *fields}
     names: list[str] = []
     for name in fields:
         unique = name
-        while unique in COLUMNS or (unique != name and unique in taken):
+        while unique in (*COLUMNS, FILE_COLUMN) or (unique != name and unique in taken):
             unique = f"source.{unique}"
         taken.add(unique)
         names.append(unique)

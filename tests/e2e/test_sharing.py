@@ -1,0 +1,127 @@
+"""Several loads, and others, in one queue: real processes that share a ledger."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from e2e.shop import Shop, quick, shop
+
+from orchestrator.simulator.leads import write_leads
+
+
+def wait_until(what: str, is_so: Callable[[], bool], timeout: float = 60.0) -> None:
+    until = time.monotonic() + timeout
+    while not is_so():
+        assert time.monotonic() < until, f"not within {timeout} s: {what}"
+        time.sleep(0.05)
+
+
+def accepted(market: Shop) -> int:
+    with market.simulator.lock:
+        return len(market.simulator.model.jobs)
+
+
+def told(market: Shop) -> list[dict[str, object]]:
+    """What `status --json` says of each load."""
+    lines = [json.loads(line) for line in market.run("status", "--json").out.splitlines()]
+    return [line for line in lines if line["type"] == "status"]
+
+
+def ended(process: subprocess.Popen[str]) -> None:
+    out, err = process.communicate(timeout=180)
+    assert process.returncode == 0, (out, err)
+
+
+def test_a_small_urgent_load_passes_a_large_one(tmp_path: Path) -> None:
+    """A thousand rows for this evening's campaign must not wait for a night's worth of others."""
+    write_leads(tmp_path / "large.csv", 6_000, bad_share=0)
+    write_leads(tmp_path / "small.csv", 400, bad_share=0, first=100_001)
+    with shop(tmp_path, quick(seconds_per_job=0.5)) as market:
+        large = market.start("load", "large.csv")
+        wait_until("the large load is under way", lambda: accepted(market) >= 8)
+        urgent = market.run("load", "small.csv", "--priority", "high")
+        assert urgent.code == 0, urgent
+        assert large.poll() is None, "the large load was over before the small one"
+        with market.simulator.lock:
+            assert len(market.simulator.model.jobs) < 60, "the large load went on as if nobody else were there"
+        ended(large)
+        state = market.simulator.truth()
+        assert state["most_ours"] <= 10
+        assert state["rows_accepted"] == 6_400
+
+
+def test_equal_loads_share_the_slots_and_neither_starves(tmp_path: Path) -> None:
+    """The one that came first would otherwise take every slot that comes free."""
+    write_leads(tmp_path / "first.csv", 4_000, bad_share=0)
+    write_leads(tmp_path / "second.csv", 2_000, bad_share=0, first=100_001)
+    with shop(tmp_path, quick(seconds_per_job=0.4)) as market:
+        first = market.start("load", "first.csv")
+        wait_until("the first load fills the queue", lambda: accepted(market) >= 8)
+        second = market.start("load", "second.csv")
+        ended(second)
+        assert first.poll() is None
+        ended(first)
+    with sqlite3.connect(tmp_path / ".orchestrator" / "ledger.db") as ledger:
+        order = [
+            name.rpartition("/")[2]
+            for (name,) in ledger.execute(
+                "SELECT l.source_path FROM offers o JOIN loads l ON l.id = o.load_id ORDER BY o.offered_at"
+            )
+        ]
+    ledger.close()
+    together = order[order.index("second.csv") : len(order) - order[::-1].index("second.csv")]
+    share = together.count("second.csv") / len(together)
+    assert 0.35 < share < 0.75, (share, order)
+
+
+def test_status_says_what_a_running_load_waits_for(tmp_path: Path) -> None:
+    """Nothing moves and nobody knows why: the question that gets people out of bed."""
+    write_leads(tmp_path / "leads.csv", 2_000, bad_share=0)
+    with shop(tmp_path) as market:
+        market.simulator.occupy(10)
+        load = market.start("load", "leads.csv")
+        wait_until("it says so", lambda: any("queue is full" in str(one["waiting_for"]) for one in told(market)))
+        (one,) = told(market)
+        assert one["state"] == "running"
+        assert one["waiting_since"] is not None
+        plain = market.run("status").out
+        assert "waiting for a slot: Marketo's queue is full, 0 of it ours; others hold the rest since" in plain
+        market.simulator.release(10)
+        ended(load)
+        assert "waiting" not in market.run("status").out
+
+
+def test_status_says_why_a_load_stopped_early(tmp_path: Path) -> None:
+    """The process is gone: what it knew must not be."""
+    write_leads(tmp_path / "leads.csv", 2_000, bad_share=0)
+    with shop(tmp_path, quick(calls_used_before=0)) as market:
+        done = market.run(
+            "load",
+            "leads.csv",
+            ORCHESTRATOR_LIMITS__CALLS_PER_DAY="40",
+            ORCHESTRATOR_LIMITS__RESERVE_CALLS_PER_DAY="20",
+        )
+        assert done.code == 75, done
+        assert "stopped: the day's calls are used up" in market.run("status").out
+        with market.simulator.lock:
+            calls = market.simulator.model.calls
+            assert sum(calls.values()) - calls["token"] <= 24, calls
+        again = market.run("load", "leads.csv")
+        assert again.code == 0, again
+
+
+def test_a_plan_says_whether_its_calls_fit_into_the_day(tmp_path: Path) -> None:
+    """A load that stops in the middle of the night for want of calls could have been begun after midnight."""
+    write_leads(tmp_path / "leads.csv", 2_000, bad_share=0)
+    with shop(tmp_path) as market:
+        short = market.run("plan", "leads.csv", ORCHESTRATOR_LIMITS__CALLS_PER_DAY="5020")
+        assert "more than today allows: the 19 that are left today" in short.out, short  # asking was one
+        assert "it fits in the" in market.run("plan", "leads.csv").out
+    offline = market.run("plan", "leads.csv", ORCHESTRATOR_MARKETO__BASE_URL="http://127.0.0.1:1")
+    assert offline.code == 0, offline
+    assert "left today" not in offline.out
