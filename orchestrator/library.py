@@ -84,8 +84,6 @@ COLLECTED = "batches"
 """Folder inside the report's, for the failure and warning files of each batch."""
 PATIENCE_S = 5.0
 """How long Marketo is waited for where a load can do without the answer."""
-OWN_TRIES, OWN_EVERY_S = 6, 0.5
-"""Another load's process that looks after batches of this one gives it back after each question."""
 REJECTED_SHOWN = 5
 """Rejected rows named in a message."""
 
@@ -211,10 +209,10 @@ async def load(
     named = [str(source)] if isinstance(source, Path) else list(source)
     with _ledger(config, world.connect) as ledger:
         begin = partial(_find_or_plan, config, ledger, named, options, clock, _interrupted(stop))
-        found = await anyio.to_thread.run_sync(begin)
+        found, ownership = await anyio.to_thread.run_sync(begin)
         if found.finished_at is not None:
             return await anyio.to_thread.run_sync(partial(_again, config, ledger, found, clock.now()))
-        return await _drive(config, ledger, found, options, world, observer, stop)
+        return await _drive(config, ledger, found, options, world, observer, stop, ownership)
 
 
 async def resume(
@@ -261,8 +259,8 @@ def _find_or_plan(
     options: LoadOptions,
     clock: Clock,
     interrupted: intake.Interrupted = lambda: None,
-) -> Load:
-    """The load of this content and these settings: as the ledger knows it, or newly planned and written down."""
+) -> tuple[Load, locks.Ownership | None]:
+    """The load of this content and these settings: as the ledger knows it, then owned; or newly planned."""
     intake.sweep_spools(ledger)
     paths = intake.paths_of(named)
     for known in intake.loads_of(ledger, paths, options.reading, interrupted):
@@ -275,7 +273,7 @@ def _find_or_plan(
 
 def _known_or_planned(
     config: Config, ledger: Ledger, source: intake.Source, options: LoadOptions, clock: Clock
-) -> Load:
+) -> tuple[Load, locks.Ownership | None]:
     path = source.path
     fingerprint: Fingerprint | None = None
     known: Load | None = None
@@ -324,11 +322,26 @@ def _known_or_planned(
         assert taken is not None
         return _known_again(ledger, taken, source, options)
     log.info("load.planned", load=new.id, chunks=new.chunks, rows=new.rows, rejected=new.rejected)
-    return new
+    return new, None
 
 
-def _known_again(ledger: Ledger, known: Load, source: intake.Source | None, options: LoadOptions) -> Load:
-    """A load that the ledger knows, with its source and report where they are now."""
+def _known_again(
+    ledger: Ledger, known: Load, source: intake.Source | None, options: LoadOptions
+) -> tuple[Load, locks.Ownership | None]:
+    """A load that the ledger knows, with its source and report where they are now.
+
+    One that is not finished is owned first: nothing is moved under the feet of a process that runs it.
+    """
+    ownership = _own(ledger, known) if known.finished_at is None else None
+    try:
+        return _moved(ledger, known, source, options), ownership
+    except BaseException:
+        if ownership is not None:
+            ownership.release()
+        raise
+
+
+def _moved(ledger: Ledger, known: Load, source: intake.Source | None, options: LoadOptions) -> Load:
     at, origin = known.source, known.origin
     if source is not None:
         path, origin = source.keep(known.id), source.origin
@@ -388,14 +401,16 @@ def _check_rejected(source: intake.Source, plan: Plan, max_rejected: int) -> Non
     )
 
 
-async def _own(ledger: Ledger, load: Load) -> locks.Ownership | None:
-    """Become the load's owner; one that only looks after its batches for a moment is waited for."""
-    for _ in range(OWN_TRIES):
-        ownership = locks.take(ledger.path, load.id)
-        if ownership is not None:
-            return ownership
-        await anyio.sleep(OWN_EVERY_S)
-    return None
+def _own(ledger: Ledger, load: Load) -> locks.Ownership:
+    """Become the load's owner, before anything of it is changed. Raises LoadBusy."""
+    ownership = locks.take_when_free(ledger.path, load.id)
+    if ownership is None:
+        pid = locks.owner_of(ledger.path, load.id)
+        raise LoadBusy(
+            f"load {load.id} is being run by process {pid or 'unknown'}",
+            remedy="`orchestrator status` shows how it stands; wait for it, or stop it and run this again.",
+        )
+    return ownership
 
 
 def _rejected(source: intake.Source, rejected: RejectedRow) -> str:
@@ -415,16 +430,11 @@ async def _drive(
     world: World,
     observer: Observer | None,
     stop: StopRequest | None,
+    ownership: locks.Ownership | None = None,
 ) -> LoadResult:
     """Own the load, run it, and write its report."""
     clock = world.clock
-    ownership = await _own(ledger, load)
-    if ownership is None:
-        pid = locks.owner_of(ledger.path, load.id)
-        raise LoadBusy(
-            f"load {load.id} is being run by process {pid or 'unknown'}",
-            remedy="`orchestrator status` shows how it stands; wait for it, or stop it and run this again.",
-        )
+    owned = ownership if ownership is not None else await anyio.to_thread.run_sync(_own, ledger, load)
     try:
         if options.on_doubt != load.on_doubt:
             ledger.set_on_doubt(load.id, options.on_doubt)
@@ -468,7 +478,7 @@ async def _drive(
         return replace(result, seconds=now - started_at, eta_error=_eta_error(runner.estimate, now))
     finally:
         structlog.contextvars.unbind_contextvars("load")
-        ownership.release()
+        owned.release()
 
 
 def _is_new(ledger: Ledger, load: Load) -> bool:

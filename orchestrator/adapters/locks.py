@@ -13,6 +13,9 @@ from pathlib import Path
 from orchestrator.core.model import LoadId
 from orchestrator.errors import LedgerUnusable
 
+TRIES, TRY_EVERY_S = 6, 0.5
+"""Who looks after another load's batches gives them back after each question."""
+
 
 class Ownership:
     """Held from `take` to `release`, or to the end of the process."""
@@ -47,6 +50,16 @@ def take(ledger: Path, load_id: LoadId) -> Ownership | None:
     os.ftruncate(descriptor, 0)
     os.write(descriptor, f"{os.getpid()}\n".encode())
     return Ownership(descriptor)
+
+
+def take_when_free(ledger: Path, load_id: LoadId) -> Ownership | None:
+    """Become the owner of a load; another load's process that only looks after its batches is waited for."""
+    for attempt in range(TRIES):
+        if attempt:
+            time.sleep(TRY_EVERY_S)
+        if (ownership := take(ledger, load_id)) is not None:
+            return ownership
+    return None
 
 
 def owner_of(ledger: Path, load_id: LoadId) -> int | None:

@@ -85,15 +85,19 @@ class Marketo:
         transport: Transport | None = None,
     ) -> None:
         self._client_id, self._client_secret = client_id, client_secret
-        self._client = httpx.AsyncClient(
-            base_url=base_url,
-            transport=transport,
-            trust_env=False,
-            follow_redirects=False,
-            timeout=_TIMEOUT,
-            headers={"Accept-Encoding": "identity", "User-Agent": "marketo-orchestrator"},
-            limits=httpx.Limits(max_connections=None, max_keepalive_connections=10),
-        )
+
+        def client(kept: int) -> httpx.AsyncClient:
+            return httpx.AsyncClient(
+                base_url=base_url,
+                transport=transport,
+                trust_env=False,
+                follow_redirects=False,
+                timeout=_TIMEOUT,
+                headers={"Accept-Encoding": "identity", "User-Agent": "marketo-orchestrator"},
+                limits=httpx.Limits(max_connections=None, max_keepalive_connections=kept),
+            )
+
+        self._client, self._uploading = client(kept=10), client(kept=0)
         self._uploads: list[anyio.CancelScope] = []
         self.sent_bytes = 0
         """Bytes of uploads handed to the network so far."""
@@ -105,6 +109,7 @@ class Marketo:
 
     async def aclose(self) -> None:
         await self._client.aclose()
+        await self._uploading.aclose()
 
     async def token(self) -> Token | Failed:
         """The token this client id has now. Failed with status 401 when the credentials are wrong."""
@@ -219,11 +224,13 @@ class Marketo:
         sent = dict(headers or {})
         if token is not None:
             sent["Authorization"] = f"Bearer {token}"
+        is_upload = "content" in arguments
+        client = self._uploading if is_upload else self._client
         with anyio.move_on_after(deadline_s) as scope:
-            if "content" in arguments:
+            if is_upload:
                 self._uploads.append(scope)
             try:
-                async with self._client.stream(
+                async with client.stream(
                     method, path, headers=sent, extensions={"trace": reply.trace}, **arguments
                 ) as response:
                     reply.begin(response)

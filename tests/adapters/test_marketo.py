@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import re
 import socket
 import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -110,6 +112,39 @@ def test_an_upload_is_a_named_file_part_with_its_length_and_a_token_in_the_heade
     assert b'name="file"; filename="leads.csv"\r\n' in body
     assert f"Content-Length: {len(body)}".encode() in head
     assert b"\r\n\r\n" + b"x" * 5_000 + b"\r\n--" in body
+
+
+def test_an_upload_never_goes_over_a_connection_that_was_used_before() -> None:
+    """A server closes idle connections when it likes: an upload that meets that would be a doubt."""
+    seen: list[list[bytes]] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        methods: list[bytes] = []
+        seen.append(methods)
+        with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
+            while True:
+                head = await reader.readuntil(b"\r\n\r\n")
+                length = re.search(rb"(?i)content-length: (\d+)", head)
+                await reader.readexactly(int(length[1]) if length else 0)
+                methods.append(head.split(b" ")[0])
+                writer.write(http(ACCEPTED))
+                await writer.drain()
+        writer.close()
+        await writer.wait_closed()
+
+    async def main() -> None:
+        server = await asyncio.start_server(serve, "127.0.0.1", 0)
+        client = Marketo(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", "client-id", "the-secret")
+        for _ in range(2):
+            await client.status("tok", Target(), BATCH)
+            await upload(client)
+        await client.status("tok", Target(), BATCH)
+        await client.aclose()
+        server.close()
+        await anyio.sleep(0.05)  # the server's ends of the connections come to theirs
+
+    anyio.run(main)
+    assert [connection for connection in seen if b"POST" in connection] == [[b"POST"], [b"POST"]]
 
 
 def test_an_answer_lost_after_the_body_is_told_apart_from_one_before_it() -> None:

@@ -166,11 +166,13 @@ def test_the_same_load_twice_at_once_is_refused_with_the_owner_named(tmp_path: P
     with shop(tmp_path, quick(seconds_per_job=0.3)) as market:
         first = market.start("load", "leads.csv")
         wait_for(market, 1)
-        second = market.run("load", "leads.csv")
+        second = market.run("load", "leads.csv", "--report-dir", "elsewhere")
         assert second.code == 75, second
         assert str(first.pid) in second.err
         first.communicate(timeout=60)
         assert first.returncode == 0
+        assert not (tmp_path / "elsewhere" / "report.json").exists(), "nothing is moved under the feet of the owner"
+        assert market.report().json["totals"]["imported"] == 4_000
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
