@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import re
 from pathlib import Path
 
@@ -64,3 +65,15 @@ def test_the_terminal_says_in_five_lines_what_a_person_needs(tmp_path: Path) -> 
             r"failure +leadScore +Invalid data type in field Lead Score +row [\d,]+", "\n".join(table[head:])
         )
         assert "@example" not in loaded.err + loaded.out
+
+
+def test_a_packed_source_is_known_again_by_its_own_bytes(tmp_path: Path) -> None:
+    """What was sent was made from it; what people have is the packed file."""
+    write_leads(tmp_path / "plain.csv", 300, bad_share=0.1)
+    (tmp_path / "leads.csv.gz").write_bytes(gzip.compress((tmp_path / "plain.csv").read_bytes()))
+    with shop(tmp_path, quick()) as market:
+        assert market.run("load", "leads.csv.gz", "--no-progress").code == 3
+        folder = str(market.report().folder)
+        assert market.run("verify", folder, "leads.csv.gz").code == 0
+        (tmp_path / "leads.csv.gz").write_bytes(gzip.compress(b"email\na@x\n"))
+        assert market.run("verify", folder, "leads.csv.gz").code == 65
