@@ -4,7 +4,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
 .ONESHELL:
-.PHONY: help demo load test check bench sim kills lock clean
+.PHONY: help demo load test check bench sim kills screenshots lock clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -38,6 +38,7 @@ check: $(VENV)/.ok ## format, lint, types, layers, docs
 bench: $(VENV)/.ok $(VENV)/.bench ## speeds beside other tools, as ratios measured in one run
 	$(BIN)/python benchmarks/plan.py --memory 10000
 	$(BIN)/python benchmarks/load.py
+	$(BIN)/python benchmarks/report.py
 	$(BIN)/python benchmarks/scale.py
 	$(BIN)/python benchmarks/schedule.py 300
 	$(BIN)/python benchmarks/formats.py
@@ -47,6 +48,9 @@ sim: $(VENV)/.ok ## whole loads under faults and crashes: make sim SEEDS=10000 (
 
 kills: $(VENV)/.ok ## real processes killed over and over: make kills KILLS=500
 	$(BIN)/python tests/e2e/kills.py $(KILLS)
+
+screenshots: $(VENV)/.ok ## pictures of the report's page, in demo/screenshots (needs a Chromium)
+	$(BIN)/python tests/e2e/screenshots.py demo/screenshots
 
 lock: ## write the locks again from pyproject.toml (needs uv): what everything needs, and what the benchmarks compare with
 	uv pip compile $(LOCKED) --extra dev pyproject.toml -o requirements.lock

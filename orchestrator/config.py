@@ -118,6 +118,7 @@ class StateSection(_Section):
 
 class ReportSection(_Section):
     dir: Path = Path("reports")
+    keep_days: float = Field(30.0, gt=0, allow_inf_nan=False)
 
 
 SECTIONS: Mapping[str, type[_Section]] = {

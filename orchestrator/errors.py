@@ -18,7 +18,7 @@
     │   ├── IllegalTransition    a fact that cannot follow from where a chunk stands
     │   └── BooksDoNotBalance    rows are not all accounted for
     ├── Stopped (75)             stopped and resumable
-    │   ├── MaxWaitOver, QuotaSpent, DoubtHeld, LoadBusy
+    │   ├── MaxWaitOver, QuotaSpent, DoubtHeld, LoadBusy, LoadUnfinished
     │   ├── LedgerLocked         another process holds it
     │   ├── LedgerFailing        its disk is full, or reads and writes fail
     │   ├── SpoolFailing         its disk is full, or cannot be written to
@@ -177,6 +177,10 @@ class DoubtHeld(Stopped):
 
 class LoadBusy(Stopped):
     """Another living process owns this load."""
+
+
+class LoadUnfinished(Stopped):
+    """A load that is not finished is not purged unless it is given up, nor while its batches may be in the queue."""
 
 
 class LedgerLocked(Stopped):

@@ -55,6 +55,7 @@ from orchestrator.core.model import (
 from orchestrator.core.origins import called, place, source_name
 from orchestrator.core.pace import ANSWERS_A_CHUNK
 from orchestrator.core.plan import load_id
+from orchestrator.core.reasons import ReasonCount
 from orchestrator.core.report import exit_code as exit_code_of
 from orchestrator.core.report import totals as totals_of
 from orchestrator.core.schedule import Limits
@@ -72,6 +73,8 @@ from orchestrator.errors import (
     TooManyRejected,
     UnknownLoad,
 )
+from orchestrator.retention import forget_old
+from orchestrator.retention import purge as purge_load
 from orchestrator.runner.loop import Estimate, Progress, Runner
 from orchestrator.runner.quota import Quota
 
@@ -111,8 +114,8 @@ class LoadResult:
     totals: Totals
     exit_code: int
     report_dir: Path
-    reasons: tuple[tuple[str, str, int], ...] = ()
-    """(kind, reason, rows), the commonest first."""
+    reasons: tuple[ReasonCount, ...] = ()
+    """The commonest first."""
     doubts: int = 0
     seconds: float = 0.0
     eta_error: float | None = None
@@ -468,7 +471,8 @@ async def _drive(
                     runner.request_stop()
             stopped = await runner.run()
         interrupted = stop.exit_code if stop is not None else 0
-        finish = partial(_finish, ledger, load, options, clock, stopped, interrupted)
+        keep_days = config.report.keep_days
+        finish = partial(_finish, ledger, load, options, clock, stopped, interrupted, keep_days)
         result = await anyio.to_thread.run_sync(finish)
         now = clock.now()
         return replace(result, seconds=now - started_at, eta_error=_eta_error(runner.estimate, now))
@@ -511,6 +515,7 @@ def _finish(
     clock: Clock,
     stopped: OrchestratorError | None,
     interrupted: int,
+    keep_days: float,
 ) -> LoadResult:
     """The load's last word: its report and exit code, or why it stopped."""
     states = ledger.chunks_by_state(load.id)
@@ -532,6 +537,7 @@ def _finish(
     result = _report(ledger, load, clock.now(), code)
     ledger.finish(load.id, clock.now(), code)
     intake.forget(ledger, load)
+    forget_old(ledger, keep_days, clock.now(), but=load)
     return result
 
 
@@ -685,6 +691,15 @@ def report(config: Config, load: str) -> LoadResult:
         if code is None:
             code = exit_code_of(totals_of(known, ledger.records(known.id)), fail_on_warning=False)
         return _report(ledger, known, Clock().now(), code, stopped="the load is not finished")
+
+
+def purge(config: Config, load: str, *, unfinished: bool = False) -> Load:
+    """Remove a load: its report, its collected files, and what the ledger holds of it."""
+    with _ledger(config) as ledger:
+        known = _known(ledger, load)
+        purge_load(ledger, known, unfinished=unfinished)
+        intake.forget(ledger, known)
+        return known
 
 
 async def check(config: Config, named: Sequence[str], options: LoadOptions) -> list[CheckLine]:

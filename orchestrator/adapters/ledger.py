@@ -244,6 +244,25 @@ class Ledger:
                 (at, exit_code, load_id),
             )
 
+    def collected_paths(self, load_id: LoadId) -> list[str]:
+        """Failure and warning files of all its batches, wherever they were saved."""
+        return [
+            str(path)
+            for row in self._all("SELECT failures_path, warnings_path FROM offers WHERE load_id = ?", load_id)
+            for path in row
+            if path is not None
+        ]
+
+    def remove_load(self, load_id: LoadId) -> bool:
+        """Everything of a load, or nothing: False while one of its chunks holds a slot."""
+        with self._transaction():
+            if self._all("SELECT 1 FROM chunks WHERE load_id = ? AND slot IS NOT NULL LIMIT 1", load_id):
+                return False
+            for table in ("facts", "offers", "rejected_rows", "calls", "runs", "chunks"):
+                self._db.execute(f"DELETE FROM {table} WHERE load_id = ?", (load_id,))
+            self._db.execute("DELETE FROM loads WHERE id = ?", (load_id,))
+        return True
+
     def reopen(self, load_id: LoadId) -> None:
         """A finished load goes on: a held chunk was released."""
         with self._transaction():

@@ -13,7 +13,7 @@ from pathlib import Path
 import anyio
 import anyio.abc
 
-from orchestrator import library
+from orchestrator import library, verification
 from orchestrator.adapters import logs
 from orchestrator.cli.output import (
     Output,
@@ -21,6 +21,7 @@ from orchestrator.cli.output import (
     show_check,
     show_export,
     show_plan,
+    show_purged,
     show_result,
     show_status,
     table,
@@ -77,6 +78,10 @@ def _dispatch(options: argparse.Namespace, output: Output) -> int:
         case "report":
             result = library.report(config, options.load)
             return show_result(output, result, command="")
+        case "verify":
+            return show_check(output, verification.verify(Path(options.report_dir), Path(options.source)))
+        case "purge":
+            return show_purged(output, library.purge(config, options.load, unfinished=options.unfinished))
         case "export":
             return show_export(library.export(config, options.load))
         case "check":

@@ -168,6 +168,24 @@ def parser() -> argparse.ArgumentParser:
     )
     report.add_argument("load", metavar="LOAD", help="id of a load, or how it begins")
 
+    verify = commands.add_parser(
+        "verify",
+        parents=[common],
+        help="do the books of a report balance, by its files and its source",
+        description="Recompute the report in REPORT_DIR from its files and SOURCE, and say whether the books balance.",
+    )
+    verify.add_argument("report_dir", metavar="REPORT_DIR", help="folder of a report")
+    verify.add_argument("source", metavar="SOURCE", help="the file that was loaded")
+
+    purge = commands.add_parser(
+        "purge",
+        parents=[common],
+        help="remove a load with its report and all that is known of it",
+        description="Remove the report of LOAD, its collected files, and what the ledger holds of it.",
+    )
+    purge.add_argument("load", metavar="LOAD", help="id of a load, or how it begins")
+    purge.add_argument("--unfinished", action="store_true", help="also a load that is not finished: it is given up")
+
     export = commands.add_parser(
         "export",
         parents=[common],

@@ -12,21 +12,25 @@ import os
 import shlex
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from typing import Any, TextIO
 
 from orchestrator.adapters.salvage import Salvaged, Unreadable
 from orchestrator.checks import CheckLine
-from orchestrator.core.model import Format
-from orchestrator.core.origins import source_path
-from orchestrator.core.verdicts import without_addresses
+from orchestrator.core.model import Format, Load
+from orchestrator.core.origins import source_name, source_path
+from orchestrator.core.reasons import ReasonCount
+from orchestrator.core.verdicts import plain, without_addresses
 from orchestrator.errors import DoubtHeld, LedgerUnusable, OrchestratorError
 from orchestrator.library import LoadResult, LoadStatus, PlanSummary
 from orchestrator.runner.loop import Progress
 
 SCHEMA = 1
+REASONS_IN_JSON = 20
+REASONS_SHOWN = 10
+REASON_WIDTH = 60
 
 
 class Output:
@@ -104,16 +108,16 @@ def resume_command(
 
 
 def show_result(output: Output, result: LoadResult, *, command: str) -> int:
-    """The last words of a load; returns its exit code."""
+    """The last words of a load; returns its exit code. The report's folder is the last of them."""
     totals, code = result.totals, result.exit_code
     stopped = result.interrupted or result.stopped is not None
-    reasons = [(kind, without_addresses(reason), rows) for kind, reason, rows in result.reasons]
+    reasons = [replace(one, reason=without_addresses(one.reason)) for one in result.reasons[:REASONS_IN_JSON]]
     output.json(
         "summary",
         load_id=result.load.id,
         exit_code=code,
         totals=asdict(totals),
-        reasons=[{"kind": kind, "reason": reason, "rows": rows} for kind, reason, rows in reasons[:20]],
+        reasons=[asdict(one) for one in reasons],
         doubts=result.doubts,
         seconds=round(result.seconds, 3),
         eta_error=result.eta_error,
@@ -134,26 +138,63 @@ def show_result(output: Output, result: LoadResult, *, command: str) -> int:
         return code
     if result.already_finished:
         output.note("this load had finished before: nothing was sent (--force loads the same content again)")
-    parts = [f"{totals.imported:,} imported"]
-    parts += [f"{totals.warned:,} of them with a warning"] if totals.warned else []
-    for name in ("failed", "rejected", "unsent", "unknown"):
-        if getattr(totals, name):
-            parts.append(f"{getattr(totals, name):,} {name}")
-    output.note(f"{totals.rows:,} rows: {', '.join(parts)}")
-    for kind, reason, rows in reasons[:3]:
-        output.note(f"  {rows:,} x {kind}: {reason}")
-    if result.doubts:
-        output.note(f"doubts: {result.doubts} (uploads whose answer was lost; the report names their rows)")
     if result.eta_error is not None:
         way = "long" if result.eta_error > 0 else "short"
         output.note(f"the time left, foretold when a tenth was done, was {abs(result.eta_error):.0%} too {way}")
-    if result.seconds:
-        output.note(f"{span(result.seconds)}, {totals.rows / result.seconds:,.0f} rows a second")
-    if totals.failed:
-        how = "" if result.load.format is Format.CSV else f" with --format {result.load.format}"
-        output.note(f"to load the failed rows again, mend {result.report_dir}/retry.csv and load that{how}")
+    if result.reasons:
+        output.note(f"\n{reasons_table(result.reasons)}\n")
+    for name, text in _last_words(result):
+        output.note(f"{name + ':':<13} {text}")
     output.note(f"report: {result.report_dir}")
     return code
+
+
+def _last_words(result: LoadResult) -> list[tuple[str, str]]:
+    """What a person needs to know: rows in, what was imported, what was not and why, how long, what to do next."""
+    totals = result.totals
+    rows = f"{totals.rows:,} in {source_name(result.load)}"
+    if result.seconds:
+        rows += f", in {span(result.seconds)}: {totals.rows / result.seconds:,.0f} rows a second"
+    if result.doubts:
+        rows += f"; doubts: {result.doubts} (uploads whose answer was lost; the report names their rows)"
+    imported = f"{totals.imported:,}" + f", {totals.warned:,} of them with a warning" * bool(totals.warned)
+    lost = [(name, getattr(totals, name)) for name in ("failed", "rejected", "unsent", "unknown")]
+    why = [f"{one.rows:,} x {_short(one.reason)}" for one in result.reasons if one.kind != "warning"][:2]
+    not_imported = ", ".join(f"{count:,} {name}" for name, count in lost if count) or "0"
+    return [
+        ("rows", rows),
+        ("imported", imported),
+        ("not imported", not_imported + (f" ({'; '.join(why)})" if why else "")),
+        ("next", _next_step(result)),
+    ]
+
+
+def _next_step(result: LoadResult) -> str:
+    """What to type, or to look at, now."""
+    totals, folder = result.totals, result.report_dir
+    if totals.failed:
+        how = "" if result.load.format is Format.CSV else f" --format {result.load.format}"
+        retry = shlex.quote(str(folder / "retry.csv"))
+        return f"mend the failed rows in retry.csv, then: orchestrator load {retry}{how}"
+    if totals.rejected or totals.unsent or totals.unknown or totals.warned:
+        return f"look at {folder / 'report.html'}"
+    return "nothing; every row is imported"
+
+
+def reasons_table(reasons: Sequence[ReasonCount]) -> str:
+    """The commonest reasons, each with its column and a row to look at; no address in them."""
+    rows: list[tuple[str, ...]] = [("ROWS", "KIND", "COLUMN", "REASON", "EXAMPLE")]
+    for one in reasons[:REASONS_SHOWN]:
+        example = f"row {one.example_row:,}" if one.example_row is not None else ""
+        rows.append((f"{one.rows:,}", one.kind, one.column or "", _short(one.reason), example))
+    more = len(reasons) - REASONS_SHOWN
+    return table(rows, right=(0,)) + (f"\nand {more:,} more reasons in the report" if more > 0 else "")
+
+
+def _short(reason: str) -> str:
+    """A reason on one line of a terminal: no address, no control characters, not long."""
+    text = plain(reason)
+    return text if len(text) <= REASON_WIDTH else text[: REASON_WIDTH - 1] + "…"
 
 
 def show_plan(output: Output, summary: PlanSummary) -> None:
@@ -303,6 +344,12 @@ def progress_object(progress: Progress) -> Mapping[str, Any]:
         "eta_s": None if progress.eta_s is None else round(progress.eta_s, 1),
         "waiting_for": progress.waiting_for,
     }
+
+
+def show_purged(output: Output, load: Load) -> int:
+    output.json("summary", exit_code=0, load_id=load.id, report_dir=load.report_dir)
+    output.data(f"load {load.id} ({source_name(load)}) is removed, with its report in {load.report_dir}")
+    return 0
 
 
 def show_export(found: Iterable[Salvaged | Unreadable]) -> int:

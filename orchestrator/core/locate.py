@@ -132,6 +132,18 @@ def locate(
     key: the lookup field, whose empty value may be missing from a record. Records that no row's content explains
     (Marketo changed a value) are placed by their key, where only one row can have it.
     """
+    return locate_among(file, header, sent, key, format, frozenset())[0]
+
+
+def locate_among(
+    file: EchoFile,
+    header: Sequence[str],
+    sent: Iterable[SentRow],
+    key: str | None,
+    format: Format,
+    taken: Collection[int],
+) -> tuple[list[Place], set[int]]:
+    """`locate`, where the rows `taken` have their record already; also all rows that any of these records may be."""
     columns = [header.index(name) for name in file.columns if name in header]
     known = [name in header for name in file.columns]
     at_key = None
@@ -145,13 +157,14 @@ def locate(
     continues = _continuations(found, file)
     places = _assign(found, continues, file.records)
     if all(known):
-        _by_key(places, found, file, rows)
+        _by_key(places, found, file, rows, taken)
     for index, one in enumerate(found):
         if index in continues:
             places[index] = Place(None, continues=True)
         elif one.reason is not None and not one.by_cells:
             places[index] = replace(places[index], reason=one.reason)
-    return places
+    possible = {row.row for one in found for alike in (*one.by_cells, *one.by_text) for row in alike.rows}
+    return places, possible
 
 
 @dataclass(eq=False, slots=True)
@@ -356,7 +369,7 @@ def _assign(found: Sequence[_Found], continues: Collection[int], records: Sequen
     return places
 
 
-def _by_key(places: list[Place], found: Sequence[_Found], file: EchoFile, rows: _Rows) -> None:
+def _by_key(places: list[Place], found: Sequence[_Found], file: EchoFile, rows: _Rows, placed: Collection[int]) -> None:
     """What no row's content explains is placed by its key, where only one row has a line that begins so."""
     if rows.at_key is None:
         return
@@ -366,7 +379,7 @@ def _by_key(places: list[Place], found: Sequence[_Found], file: EchoFile, rows: 
         if not explained and len(echo.cells) == rows.columns and echo.cells[rows.at_key]:
             wanted[rows.delimiter.join(map(_plain, echo.cells[: rows.at_key + 1]))].append(index)
     beginnings = rows.by_beginning() if wanted else {}
-    taken = {place.sent.row for place in places if place.sent is not None}
+    taken = {*placed, *(place.sent.row for place in places if place.sent is not None)}
     claims: dict[int, list[tuple[int, SentRow]]] = defaultdict(list)
     for beginning, indexes in wanted.items():
         among = [row for alike in beginnings.get(beginning, ()) for row in alike.rows]

@@ -10,12 +10,14 @@ Reading files and writing the report is `adapters/render.py`.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
-from orchestrator.core.locate import EchoFile, SentRow, locate
+from orchestrator.core.locate import Echo, EchoFile, Place, SentRow, locate, read_echoes, read_sent
 from orchestrator.core.model import BatchId, ChunkRecord, Format, Load, Offer, Standing, State, Totals
+from orchestrator.core.plain import SentTexts, match, read_texts
 from orchestrator.errors import BooksDoNotBalance
 
 CANDIDATES_MAX = 20
@@ -50,6 +52,36 @@ class ReportRow:
     attempt: int | None
     cells: tuple[str, ...]
     sent: SentRow | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PlainRun:
+    """Rows of one chunk that are found by their text, in the order of the source: (position, kind, reason) of each."""
+
+    record: ChunkRecord
+    sent: SentTexts
+    hits: list[tuple[int, Kind, str]]
+
+    def row(self, hit: tuple[int, Kind, str]) -> ReportRow:
+        position, kind, reason = hit
+        return _of_row(kind, reason, self.record, self.sent.sent(position))
+
+    @property
+    def last_row(self) -> int:
+        return self.sent.rows[self.hits[-1][0]]
+
+    def split(self, row: int) -> tuple[PlainRun, PlainRun]:
+        """The rows before a row of the source, and the others."""
+        return self._cut(bisect_left(self.hits, row, key=lambda hit: self.sent.rows[hit[0]]))
+
+    def split_at(self, placed: ReportRow) -> tuple[PlainRun, PlainRun]:
+        """What comes before a row of the report, and what comes after it."""
+        assert placed.source_row is not None
+        position = bisect_left(self.sent.rows, placed.source_row)
+        return self._cut(bisect_left(self.hits, (position, placed.kind), key=lambda hit: hit[:2]))
+
+    def _cut(self, at: int) -> tuple[PlainRun, PlainRun]:
+        return replace(self, hits=self.hits[:at]), replace(self, hits=self.hits[at:])
 
 
 def account(record: ChunkRecord) -> Account:
@@ -130,6 +162,67 @@ def exit_code(totals: Totals, *, fail_on_warning: bool) -> int:
     return 4 if totals.warned and fail_on_warning else 0
 
 
+def entries_of_chunk(
+    record: ChunkRecord,
+    header: Sequence[str],
+    key: str | None,
+    format: Format,
+    failures: bytes | None,
+    warnings: bytes | None,
+    content: bytes | None,
+) -> Iterator[ReportRow | PlainRun]:
+    """`rows_of_chunk`, with those rows in runs that are found by their text, and fast where nearly all of them are.
+
+    failures, warnings: the result files. content: the chunk's spans back to back; None when they are gone.
+    """
+    spans = record.chunk.spans
+    texts = read_texts(content, spans, format, len(header)) if content is not None else None
+    if content is None or texts is None:
+
+        def sent() -> Iterable[SentRow]:
+            return read_sent(content, spans, format) if content is not None else ()
+
+        files = [read_echoes(file, format) if file is not None else None for file in (failures, warnings)]
+        yield from rows_of_chunk(record, header, key, format, files[0], files[1], sent)
+        return
+    hits: list[tuple[int, Kind, str]] = []
+    others: list[ReportRow] = []
+    whole = _reason_of_all(record)
+    if whole is not None:
+        hits = [(position, *whole) for position in range(len(texts.rows))]
+    else:
+        kinds: tuple[tuple[Kind, bytes | None], ...] = (("failure", failures), ("warning", warnings))
+        for kind, file in kinds:
+            if file is None:
+                continue
+            matched = match(file, texts, header, key, format)
+            if matched is None:
+                others += _located(
+                    kind, read_echoes(file, format), record, header, key, format, read_sent(content, spans, format)
+                )
+                continue
+            hits += [(position, kind, reason) for position, reason in matched.certain]
+            found = EchoFile(tuple(header), ())
+            others += [
+                _of_echo(kind, found, echo, place, record, header)
+                for _, echo, place in matched.others
+                if not place.continues
+            ]
+    hits.sort()
+    run = PlainRun(record, texts, hits)
+    for other in sorted(others, key=_order):
+        if other.source_row is not None:
+            before, run = run.split_at(other)
+            if before.hits:
+                yield before
+        elif run.hits:
+            yield run
+            run = replace(run, hits=[])
+        yield other
+    if run.hits:
+        yield run
+
+
 def rows_of_chunk(
     record: ChunkRecord,
     header: Sequence[str],
@@ -143,37 +236,65 @@ def rows_of_chunk(
 
     sent: reads the chunk's rows, once for each file; none when the source cannot be read any more.
     """
-    standing, offer = record.standing, record.standing.offer
     found: list[ReportRow] = []
-    if standing.state is State.REJECTED:
-        found += [_of_row("rejected", f"Marketo refused the chunk: {standing.why}", record, row) for row in sent()]
-    elif offer is not None and whole_batch_failed(offer) and standing.state in (State.SETTLED, State.COLLECTING):
-        reason = broken_by(record) + (f": {offer.message}" if offer.message else "")
-        found += [_of_row("failure", reason, record, row) for row in sent()]
+    whole = _reason_of_all(record)
+    if whole is not None:
+        found += [_of_row(*whole, record, row) for row in sent()]
     else:
         kinds: tuple[tuple[Kind, EchoFile | None], ...] = (("failure", failures), ("warning", warnings))
         for kind, file in kinds:
             if file is not None:
-                places = locate(file, header, sent(), key, format)
-                for echo, place in zip(file.records, places, strict=True):
-                    if place.continues:
-                        continue
-                    cells = place.sent.cells if place.sent else _in_order(file, echo.cells, header)
-                    found.append(
-                        ReportRow(
-                            kind=kind,
-                            reason=echo.reason if place.reason is None else place.reason,
-                            source_row=place.sent.row if place.sent else None,
-                            source_line=place.sent.line if place.sent else None,
-                            candidates=tuple(row.row for row in place.candidates[:CANDIDATES_MAX]),
-                            chunk=record.chunk.number,
-                            batch_id=offer.batch_id if offer else None,
-                            attempt=offer.attempt if offer else None,
-                            cells=cells,
-                            sent=place.sent or (place.candidates[0] if _equal(place.candidates) else None),
-                        )
-                    )
-    yield from sorted(found, key=lambda row: (row.source_row is None, row.source_row or 0, row.kind))
+                found += _located(kind, file, record, header, key, format, sent())
+    yield from sorted(found, key=_order)
+
+
+def _reason_of_all(record: ChunkRecord) -> tuple[Kind, str] | None:
+    """What every row of the chunk has in common, when the chunk was refused or its batch failed as a whole."""
+    standing, offer = record.standing, record.standing.offer
+    if standing.state is State.REJECTED:
+        return "rejected", f"Marketo refused the chunk: {standing.why}"
+    if offer is not None and whole_batch_failed(offer) and standing.state in (State.SETTLED, State.COLLECTING):
+        return "failure", broken_by(record) + (f": {offer.message}" if offer.message else "")
+    return None
+
+
+def _order(row: ReportRow) -> tuple[bool, int, str]:
+    return row.source_row is None, row.source_row or 0, row.kind
+
+
+def _located(
+    kind: Kind,
+    file: EchoFile,
+    record: ChunkRecord,
+    header: Sequence[str],
+    key: str | None,
+    format: Format,
+    sent: Iterable[SentRow],
+) -> list[ReportRow]:
+    places = locate(file, header, sent, key, format)
+    return [
+        _of_echo(kind, file, echo, place, record, header)
+        for echo, place in zip(file.records, places, strict=True)
+        if not place.continues
+    ]
+
+
+def _of_echo(
+    kind: Kind, file: EchoFile, echo: Echo, place: Place, record: ChunkRecord, header: Sequence[str]
+) -> ReportRow:
+    offer = record.standing.offer
+    return ReportRow(
+        kind=kind,
+        reason=echo.reason if place.reason is None else place.reason,
+        source_row=place.sent.row if place.sent else None,
+        source_line=place.sent.line if place.sent else None,
+        candidates=tuple(row.row for row in place.candidates[:CANDIDATES_MAX]),
+        chunk=record.chunk.number,
+        batch_id=offer.batch_id if offer else None,
+        attempt=offer.attempt if offer else None,
+        cells=place.sent.cells if place.sent else _in_order(file, echo.cells, header),
+        sent=place.sent or (place.candidates[0] if _equal(place.candidates) else None),
+    )
 
 
 def _of_row(kind: Kind, reason: str, record: ChunkRecord, row: SentRow) -> ReportRow:

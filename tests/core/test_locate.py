@@ -16,7 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from orchestrator.core.locate import Place, SentRow, locate, read_echoes, read_sent
-from orchestrator.core.model import Format
+from orchestrator.core.model import Format, Span
+from orchestrator.core.plain import match, read_texts
 from orchestrator.core.plan import Planner
 
 REASON = "Import Failure Reason"
@@ -233,7 +234,8 @@ def test_rows_that_were_not_quoted_again_are_found_whole_where_their_keys_differ
 
 WILD = ["", "", "a", "b", "c", "a,b", "b;a", "b\ta", "a\nb", "a\r\nb", "b\na,b", "a,b\nb", '"a"', 'b"a', '"', " a"]
 REASONS = ["R1", "R2"]
-HAZARDS = ("raw", "key dropped", "key left out of its row", "extra", "missing", "reordered", "line ends")
+SIMPLE = ["", "", "a", "b", "c", "a,b", " a"]
+HAZARDS = ("raw", "mixed", "key dropped", "key left out of its row", "extra", "missing", "reordered", "line ends")
 
 
 @dataclass(frozen=True)
@@ -254,7 +256,7 @@ def mangled(draw: st.DrawFn, hazards: frozenset[str], draw_hazards: bool = False
     format = draw(FORMATS)
     header = ("email", "b", "c", "d")[: draw(st.integers(2, 4))]
     key = draw(st.sampled_from(header))
-    words = draw(st.lists(st.sampled_from(WILD), min_size=1, max_size=6))
+    words = draw(st.lists(st.sampled_from(SIMPLE if "simple" in hazards else WILD), min_size=1, max_size=6))
     cells = st.lists(st.sampled_from(words), min_size=len(header), max_size=len(header))
     sent = sent_rows(*draw(st.lists(cells, min_size=1, max_size=12)))
     failed_rows = draw(st.lists(st.sampled_from(sent), unique_by=lambda row: row.row, min_size=1))
@@ -280,10 +282,16 @@ def mangled(draw: st.DrawFn, hazards: frozenset[str], draw_hazards: bool = False
     if "line ends" in hazards:
         before, after = draw(st.permutations(["\n", "\r\n"]))
         records = [[cell.replace("\r\n", "\n").replace(before, after) for cell in record] for record in records]
+    if "trimmed" in hazards:
+        records = [[cell.strip(" ") for cell in record] for record in records]
     line_end = draw(st.sampled_from(["\n", "\r\n"]))
     lines = [[*columns, REASON], *records]
-    if "raw" in hazards:
-        text = "".join(format.delimiter.join(line) + line_end for line in lines)
+    raw = [format.delimiter.join(line) + line_end for line in lines]
+    if "mixed" in hazards:
+        quoted = [csv_text([line], format, draw(st.sampled_from([0, 1])), line_end) for line in lines]  # as in csv
+        text = "".join(draw(st.sampled_from(ways)) for ways in zip(raw, quoted, strict=True))
+    elif "raw" in hazards:
+        text = "".join(raw)
     else:
         text = csv_text(lines, format, draw(st.sampled_from([csv.QUOTE_MINIMAL, csv.QUOTE_ALL])), line_end)
     return Mangled(header, key, sent, failed, text, format)
@@ -337,6 +345,65 @@ def test_no_result_file_is_too_broken_to_be_read(content: bytes, format: Format)
     sent = sent_rows(("a", "b"), ("b", "a"))
     assert len(locate(file, ("email", "b"), sent, "email", format)) == len(file.records)
     read_echoes(content, format)
+
+
+# --- the fast way -----------------------------------------------------------------------------------------
+
+Answer = tuple[SentRow | None, tuple[SentRow, ...], str, tuple[str, ...]]
+
+
+def both_ways(made: Mangled, quoting: Literal[0, 1], line_end: str) -> tuple[Counter[Answer], Counter[Answer] | None]:
+    """What `locate` says of each record, and what the fast way says; None where it hands the file over."""
+    source = csv_text([list(made.header), *(list(row.cells) for row in made.sent)], made.format, quoting, line_end)
+    start = len(csv_text([list(made.header)], made.format, quoting, line_end))
+    span = Span(0, len(source.encode()) - start, len(made.sent), 1, 2)
+    content = source.encode()[start:]
+    sent = list(read_sent(content, (span,), made.format))
+    texts = read_texts(content, (span,), made.format, len(made.header))
+    if texts is not None:
+        assert [texts.sent(position) for position in range(len(sent))] == sent
+        assert [texts.raw(position).encode() for position in range(len(sent))] == [
+            content[row.start : row.stop] for row in sent
+        ]
+    file = read_echoes(made.text.encode(), made.format)
+    slow: Counter[Answer] = Counter()
+    for echo, place in zip(file.records, locate(file, made.header, sent, made.key, made.format), strict=True):
+        if not place.continues:
+            reason = echo.reason if place.reason is None else place.reason
+            slow[place.sent, place.candidates, reason, () if place.sent else echo.cells] += 1
+    matched = match(made.text.encode(), texts, made.header, made.key, made.format) if texts is not None else None
+    if texts is None or matched is None:
+        return slow, None
+    fast: Counter[Answer] = Counter()
+    for position, reason in matched.certain:
+        fast[texts.sent(position), (), reason, ()] += 1
+    for _, echo, place in matched.others:
+        if not place.continues:
+            reason = echo.reason if place.reason is None else place.reason
+            fast[place.sent, place.candidates, reason, () if place.sent else echo.cells] += 1
+    return slow, fast
+
+
+@pytest.mark.parametrize("words", ["simple", "wild"])
+def test_the_fast_way_says_what_the_thorough_one_says(words: str) -> None:
+    """It was made to be fast; that it is right rests on this."""
+    hazards = {words, "raw", "mixed", "trimmed", "key dropped", "key left out of its row"}
+    answered = 0
+
+    @settings(max_examples=2000, deadline=None)
+    @given(
+        made=mangled(frozenset(hazards), draw_hazards=True),
+        quoting=st.sampled_from([csv.QUOTE_MINIMAL, csv.QUOTE_ALL]),
+        line_end=st.sampled_from(["\n", "\n", "\r\n"]),
+    )
+    def no_difference(made: Mangled, quoting: Literal[0, 1], line_end: str) -> None:
+        nonlocal answered
+        slow, fast = both_ways(made, quoting, line_end)
+        answered += fast is not None
+        assert fast is None or fast == slow
+
+    no_difference()
+    assert answered > 400, "it hands nearly everything over"
 
 
 # --- the ways in which a row could be taken for another ---------------------------------------------------

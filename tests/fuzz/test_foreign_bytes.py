@@ -13,7 +13,7 @@ from random import Random
 import pytest
 
 from orchestrator.adapters.marketo import _envelope, _parse
-from orchestrator.adapters.render import harmless
+from orchestrator.adapters.render.tables import harmless
 from orchestrator.config import load_config
 from orchestrator.core.answers import batch_id_of, status_of
 from orchestrator.core.locate import SentRow, locate, read_echoes

@@ -5,7 +5,7 @@ Each is a mistake that a loader of this kind has made or could make; `PLANTED` n
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from typing import Any
@@ -17,7 +17,6 @@ from orchestrator.adapters.files import plan_file
 from orchestrator.adapters.ledger import Ledger
 from orchestrator.core import isolate, lifecycle, report, schedule
 from orchestrator.core.answers import BatchStatus, status_of
-from orchestrator.core.locate import read_sent
 from orchestrator.core.model import (
     Accepted,
     AnswerLost,
@@ -30,13 +29,12 @@ from orchestrator.core.model import (
     Fact,
     Format,
     Offered,
-    Span,
     Standing,
     State,
     Totals,
 )
 from orchestrator.core.plan import halve
-from orchestrator.core.report import Account, ReportRow, rows_of_chunk
+from orchestrator.core.report import Account, PlainRun, ReportRow, entries_of_chunk
 from orchestrator.core.schedule import Limits, next_actions
 from orchestrator.core.verdicts import Answered, CallKind, Outcome, Ruling, Verdict, judge
 from orchestrator.runner import following, halving, loop
@@ -351,18 +349,21 @@ def _() -> AbstractContextManager[Any]:
 
 @planted("a row is told of under its neighbour's number")
 def _() -> AbstractContextManager[Any]:
-    def shifted(rows: bytes, spans: Iterable[Span], format: Format) -> Any:
-        return read_sent(rows, [replace(span, first_row=span.first_row + 1) for span in spans], format)
+    def shifted(record: ChunkRecord, *args: Any) -> Any:
+        spans = tuple(replace(span, first_row=span.first_row + 1) for span in record.chunk.spans)
+        return entries_of_chunk(replace(record, chunk=replace(record.chunk, spans=spans)), *args)
 
-    return patch.object(render, "read_sent", shifted)
+    return patch.object(render, "entries_of_chunk", shifted)
 
 
 @planted("the report leaves out the last row of each chunk")
 def _() -> AbstractContextManager[Any]:
-    def fewer(*args: Any) -> list[ReportRow]:
-        return list(rows_of_chunk(*args))[:-1]
+    def fewer(*args: Any) -> list[ReportRow | PlainRun]:
+        entries = list(entries_of_chunk(*args))
+        last = entries.pop() if entries else None
+        return [*entries, replace(last, hits=last.hits[:-1])] if isinstance(last, PlainRun) else entries
 
-    return patch.object(render, "rows_of_chunk", fewer)
+    return patch.object(render, "entries_of_chunk", fewer)
 
 
 @planted("what is unknown counts as imported")

@@ -1,0 +1,238 @@
+"""How is a report written? Five files in one private folder, each complete or not there.
+
+Streams: at most one chunk of the source and its result files are in memory. `report.csv` is for people and their
+spreadsheets (a cell that would run as a formula is made harmless); `report.jsonl` holds the same rows exactly;
+`retry.csv` holds the failed rows byte for byte as the source had them, ready to be loaded again.
+
+Blocking: call it in a worker thread. Which row stands where is decided by `core.report` and `core.locate`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
+from typing import TextIO
+
+from orchestrator.adapters.render.page import ROWS, write_page
+from orchestrator.adapters.render.source import SourceBytes
+from orchestrator.adapters.render.summary import head_of, write_summary
+from orchestrator.adapters.render.tables import Tables
+from orchestrator.core.model import ChunkRecord, CollectedFile, Load, RejectedRow, State, Totals
+from orchestrator.core.origins import called, place
+from orchestrator.core.reasons import ReasonCount, Reasons, by_column
+from orchestrator.core.report import Kind, PlainRun, ReportRow, entries_of_chunk, totals
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What was written, and what it says in short."""
+
+    folder: Path
+    totals: Totals
+    reasons: tuple[ReasonCount, ...]
+    """The commonest first."""
+    rows: int
+    discrepancies: tuple[str, ...]
+    undecoded: int
+    """Rows that Marketo counted and its files do not name."""
+    doubts: int
+    """Uploads whose answer was lost."""
+
+
+class _Tally:
+    """What is counted, and kept for the page, while rows go by: those not imported before those that are."""
+
+    def __init__(self, header: Sequence[str]) -> None:
+        self.reasons = Reasons(header)
+        self.rows = 0
+        self._lost: list[ReportRow] = []
+        self._warned: list[ReportRow] = []
+
+    def add(self, row: ReportRow) -> None:
+        self.rows += 1
+        self.reasons.add(row.kind, row.reason, row.source_row)
+        shown = self._warned if row.kind == "warning" else self._lost
+        if len(shown) < ROWS:
+            shown.append(row)
+
+    def add_run(self, run: PlainRun, counts: Iterable[tuple[Kind, str, int, int]]) -> None:
+        for kind, reason, first, rows in counts:
+            self.rows += rows
+            self.reasons.add(kind, reason, first, rows)
+        for shown, warned in ((self._lost, False), (self._warned, True)):
+            if len(shown) < ROWS:
+                hits = (hit for hit in run.hits if (hit[1] == "warning") == warned)
+                shown.extend(map(run.row, islice(hits, ROWS - len(shown))))
+
+    def shown(self) -> list[ReportRow]:
+        return (self._lost + self._warned)[:ROWS]
+
+
+def write_report(
+    *,
+    load: Load,
+    records: Callable[[], Iterable[ChunkRecord]],
+    rejected: Iterable[RejectedRow],
+    folder: Path,
+    calls: Mapping[str, int],
+    started_at: float,
+    finished_at: float,
+    exit_code: int,
+    stopped: str = "",
+) -> Written:
+    """Write all files of the report of a load; `records` is read more than once.
+
+    stopped: why the load stopped before its end, empty when it did not.
+    """
+    _private(folder)
+    sums = totals(load, records())
+    source = SourceBytes(load)
+    tally = _Tally(load.header.fields)
+    with ExitStack() as files:
+        table = files.enter_context(_atomic(folder / "report.csv"))
+        lines = files.enter_context(_atomic(folder / "report.jsonl"))
+        retry = files.enter_context(_atomic(folder / "retry.csv"))
+        tables = Tables(load, source, table, lines, retry.buffer)
+        for entry in _entries(load, records(), list(rejected), source):
+            if isinstance(entry, PlainRun) and load.origin is None:
+                tally.add_run(entry, tables.write_run(entry))
+                continue
+            for row in map(entry.row, entry.hits) if isinstance(entry, PlainRun) else [entry]:
+                found, source_file = _in_original(load, row)
+                tables.write(found, source_file)
+                tally.add(found)
+    notes = list(source.notes)
+    if tables.retry_missing:
+        notes.append(f"{tables.retry_missing} failed rows could not be found in the source and are not in retry.csv")
+    reasons = tally.reasons.counts()
+    columns = by_column(reasons)
+    head = head_of(load, sums, reasons, columns, calls, (started_at, finished_at), exit_code, stopped)
+    with _atomic(folder / "report.json") as file:
+        digest = write_summary(file, head, records(), notes)
+    with _atomic(folder / "report.html") as file:
+        write_page(
+            file,
+            load=load,
+            totals=sums,
+            summary=head,
+            digest=digest,
+            reasons=reasons,
+            columns=columns,
+            rows=tally.shown(),
+            listed=tally.rows,
+            key=_key_of(load),
+        )
+    return Written(folder, sums, reasons, tally.rows, tuple(digest.notes), digest.undecoded, len(digest.doubts))
+
+
+# --- rows ---------------------------------------------------------------------------------------------
+
+
+def _entries(
+    load: Load, records: Iterable[ChunkRecord], rejected: list[RejectedRow], source: SourceBytes
+) -> Iterator[ReportRow | PlainRun]:
+    """All rows of the report in the order of the source; rejected rows where they fall."""
+    rejected.sort(key=lambda row: row.row, reverse=True)
+
+    def due(before: int) -> Iterator[RejectedRow]:
+        while rejected and rejected[-1].row < before:
+            yield rejected.pop()
+
+    for record in records:
+        for row in due(record.chunk.first_row):
+            yield _rejected_row(row, source)
+        if record.standing.state is State.HALVED or not _has_rows(record):
+            continue
+        offer = record.standing.offer
+        failures, warnings = (
+            _read(file, source) for file in ((offer.failures, offer.warnings) if offer else (None, None))
+        )
+        content = source.content(record)
+        key = _key_of(load)
+        for entry in entries_of_chunk(record, load.header.fields, key, load.format, failures, warnings, content):
+            if isinstance(entry, PlainRun):
+                for row in due(entry.last_row):
+                    before, entry = entry.split(row.row)
+                    yield before
+                    yield _rejected_row(row, source)
+            elif entry.source_row is not None:
+                for row in due(entry.source_row):
+                    yield _rejected_row(row, source)
+            yield entry
+    while rejected:
+        yield _rejected_row(rejected.pop(), source)
+
+
+def _in_original(load: Load, row: ReportRow) -> tuple[ReportRow, str | None]:
+    """A row with its line in the user's own file, and that file's name."""
+    if load.origin is None or row.source_row is None or row.source_line is None:
+        return row, None
+    original, line = place(load.origin, row.source_row, row.source_line)
+    return replace(row, source_line=line), None if original is None else called(load.origin.originals[original].path)
+
+
+def _key_of(load: Load) -> str | None:
+    """The column Marketo matches by; custom objects have dedupe fields that we do not know."""
+    return {"leads": load.target.lookup_field, "members": "email", "customobjects": None}[load.target.kind]
+
+
+def _has_rows(record: ChunkRecord) -> bool:
+    offer = record.standing.offer
+    if record.standing.state is State.REJECTED:
+        return True
+    if offer is None or record.standing.state not in (State.SETTLED, State.COLLECTING):
+        return False
+    return offer.failures is not None or offer.warnings is not None or offer.status == "Failed"
+
+
+def _rejected_row(rejected: RejectedRow, source: SourceBytes) -> ReportRow:
+    return ReportRow(
+        kind="rejected",
+        reason=rejected.reason,
+        source_row=rejected.row,
+        source_line=rejected.line,
+        candidates=(),
+        chunk=None,
+        batch_id=None,
+        attempt=None,
+        cells=source.cells_of(rejected),
+    )
+
+
+def _read(file: CollectedFile | None, source: SourceBytes) -> bytes | None:
+    """A collected file; None when there is none, or it is gone: the counts are in the ledger."""
+    try:
+        return Path(file.path).read_bytes() if file is not None else None
+    except FileNotFoundError:
+        source.note("collected files are gone (after report.keep_days, or by hand): the rows in them are not listed")
+        return None
+
+
+# --- files ----------------------------------------------------------------------------------------------
+
+
+def _private(folder: Path) -> None:
+    for made in (*reversed(folder.parents), folder):
+        if not made.exists():
+            made.mkdir(mode=0o700, exist_ok=True)
+
+
+@contextmanager
+def _atomic(path: Path) -> Iterator[TextIO]:
+    """A file that appears under its name only when it is complete and on disk; readable by its owner only."""
+    partial = path.with_name(f".{path.name}.part")
+    descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    with os.fdopen(descriptor, "w", encoding="utf-8", newline="") as file:
+        yield file
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
+    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)

@@ -1,0 +1,276 @@
+"""How does the report look to a person? One self-contained page: no network, and whole without its script.
+
+The page's policy allows exactly its own style and its own script, by their hashes: text from strangers that got past
+the escaping would still not run. What is drawn where is `core.picture`.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from functools import cache
+from importlib import resources
+from typing import Any, TextIO
+
+import jinja2
+import markupsafe
+
+from orchestrator.adapters.render.summary import Digest
+from orchestrator.core.model import Load, Target, Totals
+from orchestrator.core.picture import BINS, WIDTH, Curves, parts_of
+from orchestrator.core.reasons import ColumnCount, ReasonCount, column_of
+from orchestrator.core.report import ReportRow
+
+ROWS = 1_000
+"""Rows the page lists; all of them are in report.csv."""
+REASONS, COLUMNS, NOTES = 50, 30, 50
+VALUES = 60
+"""Values of a row that the page lists."""
+LABELS = {
+    "imported": "Imported",
+    "warned": "Imported with a warning",
+    "failed": "Failed",
+    "rejected": "Rejected before sending",
+    "unsent": "Not sent",
+    "unknown": "Outcome unknown",
+}
+KINDS = {"failure": "failed", "warning": "warning", "rejected": "rejected"}
+FILLS = {"failure": "failed", "warning": "warned", "rejected": "rejected"}
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What is to be understood at a glance."""
+
+    word: str
+    sentence: str
+    tone: str
+
+
+@dataclass(frozen=True, slots=True)
+class RowView:
+    """One row as the page lists it."""
+
+    place: str
+    sort: str
+    line: int | None
+    kind: str
+    reason: str
+    key: str
+    column: str | None
+    value: str
+    values: list[tuple[str, str]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Look:
+    template: jinja2.Template
+    style: markupsafe.Markup
+    script: markupsafe.Markup
+    policy: str
+
+
+@cache
+def _look() -> _Look:
+    """Compiled once in a process: that takes longer than a small report."""
+    files = resources.files(__package__)
+    style, script, page = (
+        files.joinpath(f"report.{suffix}").read_text(encoding="utf-8") for suffix in ("css", "js", "html.jinja")
+    )
+    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    environment.filters.update(
+        number=_number, percent=_percent, rate=_rate, when=_when, span=_span, bytes=_bytes, cut=_cut
+    )
+    policy = f"default-src 'none'; style-src '{_hash(style)}'; script-src '{_hash(script)}'; "
+    return _Look(
+        environment.from_string(page),
+        markupsafe.Markup(style),  # noqa: S704 our own files
+        markupsafe.Markup(script),  # noqa: S704
+        policy + "base-uri 'none'; form-action 'none'",
+    )
+
+
+def write_page(
+    file: TextIO,
+    *,
+    load: Load,
+    totals: Totals,
+    summary: Mapping[str, Any],
+    digest: Digest,
+    reasons: Sequence[ReasonCount],
+    columns: Sequence[ColumnCount],
+    rows: Sequence[ReportRow],
+    listed: int,
+    key: str | None,
+) -> None:
+    """rows: the first of all `listed` rows of the report."""
+    look = _look()
+    curves = digest.time_line.curves()
+    context = {
+        **summary,
+        "policy": look.policy,
+        "style": look.style,
+        "script": look.script,
+        "verdict": verdict_of(totals, str(summary["stopped"])),
+        "target": target_text(load.target),
+        "subscription": load.subscription,
+        "totals": totals,
+        "parts": parts_of(totals),
+        "labels": LABELS,
+        "kinds": KINDS,
+        "fills": FILLS,
+        "calls": sum(count for kind, count in summary["calls"].items() if kind != "token"),
+        "notes": digest.notes[:NOTES],
+        "notes_more": max(0, len(digest.notes) - NOTES),
+        "reasons": reasons[:REASONS],
+        "reasons_more": max(0, len(reasons) - REASONS),
+        "columns": columns[:COLUMNS],
+        "key": key,
+        "rows": [_view(row, load.header.fields, key) for row in rows],
+        "rows_more": listed - len(rows),
+        "listed": listed,
+        "doubts": digest.doubts,
+        "batches": list(zip(digest.first, digest.time_line.lanes(len(digest.first)), strict=True)),
+        "batches_count": len(digest.time_line),
+        "batches_more": len(digest.time_line) - len(digest.first),
+        "timeline_seconds": digest.time_line.seconds,
+        "curves": curves,
+        "paths": _paths(curves) if curves else None,
+        "ticks": ["0", *(_span(digest.time_line.seconds * quarter / 4) for quarter in (1, 2, 3, 4))],
+    }
+    file.writelines(look.template.generate(**context))
+
+
+def verdict_of(totals: Totals, stopped: str) -> Verdict:
+    """The load in a word and a sentence."""
+    lost, unknown = totals.failed + totals.rejected + totals.unsent, totals.unknown
+    warned = f", {_number(totals.warned)} of them with a warning" if totals.warned else ""
+    if stopped:
+        sentence = f"{_number(totals.imported)} of {_rows(totals.rows)} are imported so far. It stopped: {stopped}."
+        return Verdict("Not finished", sentence, "bad")
+    if not lost and not unknown:
+        sentence = "The row is" if totals.rows == 1 else f"All {_rows(totals.rows)} are"
+        return Verdict("Everything is imported", f"{sentence} imported{warned}.", "good")
+    sentence = f"{_number(totals.imported)} of {_rows(totals.rows)} are imported{warned}."
+    if lost:
+        sentence += f" {_number(lost)} are not: each of them is in report.csv with its reason"
+        sentence += ", and the failed ones are in retry.csv, to be mended and loaded again." if totals.failed else "."
+    if unknown:
+        sentence += f" Of {_number(unknown)}, which were sent, Marketo does not say what became of them."
+    word = "Some rows are not imported" if totals.imported else "Nothing is imported"
+    return Verdict(word, sentence, "" if totals.imported else "bad")
+
+
+def target_text(target: Target) -> str:
+    """Where the rows went, in words."""
+    match target.kind:
+        case "leads":
+            where = "Leads"
+            where += f", added to static list {target.list_id}" if target.list_id is not None else ""
+            return where + (f", in partition {target.partition_name}" if target.partition_name is not None else "")
+        case "members":
+            return f"Members of program {target.name} with status {target.member_status}"
+        case "customobjects":
+            return f"Custom objects {target.name}"
+
+
+def _view(row: ReportRow, header: tuple[str, ...], key: str | None) -> RowView:
+    named = dict(zip(header, row.cells, strict=False))
+    column = column_of(row.reason, header) if row.kind != "rejected" else None
+    place, sort = "?", ""
+    if row.source_row is not None:
+        place, sort = _number(row.source_row), str(row.source_row)
+    elif row.candidates:
+        place, sort = "one of " + ", ".join(map(_number, row.candidates[:5])), str(row.candidates[0])
+        place += ", …" if len(row.candidates) > 5 else ""
+    values = [(name, value) for name, value in named.items() if value][:VALUES]
+    return RowView(
+        place,
+        sort,
+        row.source_line,
+        row.kind,
+        row.reason,
+        named.get(key, "") if key else "",
+        column,
+        named.get(column, "") if column else "",
+        values,
+    )
+
+
+def _paths(curves: Curves) -> dict[str, Any]:
+    """The curves as SVG paths in a box of WIDTH by 100."""
+    step, top = WIDTH / BINS, 100 / curves.most
+    total = [one + other for one, other in zip(curves.importing, curves.queued, strict=True)]
+    rows = max(1, curves.rows_done[-1])
+    done = [(index * step + step, 100 - 100 * count / rows) for index, count in enumerate(curves.rows_done)]
+    edge = "M0,100" + "".join(f"L{x:.1f},{y:.2f}" for x, y in done)
+    return {
+        "queued": _steps(total, step, top),
+        "importing": _steps(curves.importing, step, top),
+        "lanes_y": round(100 - 2 * top, 2),
+        "done": f"{edge}L{WIDTH:.0f},100Z",
+        "done_edge": edge,
+    }
+
+
+def _steps(heights: Sequence[float], step: float, scale: float) -> str:
+    path = "M0,100"
+    for index, height in enumerate(heights):
+        path += f"V{100 - height * scale:.2f}H{(index + 1) * step:.1f}"
+    return path + "V100Z"
+
+
+def _hash(text: str) -> str:
+    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+
+
+def _rows(count: int) -> str:
+    return f"{count:,} row" + ("" if count == 1 else "s")
+
+
+def _number(count: int) -> str:
+    return f"{count:,}"
+
+
+def _percent(share: float) -> str:
+    """Never 0 % of something, nor 100 % of not quite all."""
+    if 0 < share < 0.001:
+        return "under 0.1 %"
+    if 0.999 < share < 1:
+        return "over 99.9 %"
+    text = f"{100 * share:.1f}".removesuffix(".0")
+    return f"{text} %"
+
+
+def _rate(rows_per_s: float) -> str:
+    number = f"{rows_per_s:,.0f}" if rows_per_s >= 10 else f"{rows_per_s:.2g}"
+    return f"{number} rows a second"
+
+
+def _when(text: str | None) -> str:
+    return datetime.fromisoformat(text).strftime("%-d %b %Y %H:%M:%S") if text else ""
+
+
+def _span(seconds: float) -> str:
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min" + (f" {whole % 60:02} s" if whole % 60 else "")
+    if whole < 172_800:
+        return f"{whole // 3600} h" + (f" {whole % 3600 // 60:02} min" if whole % 3600 // 60 else "")
+    return f"{whole // 86400} d {whole % 86400 // 3600} h"
+
+
+def _bytes(count: int) -> str:
+    for unit, size in (("GB", 1e9), ("MB", 1e6), ("KB", 1e3)):
+        if count >= size:
+            return f"{count / size:,.1f} {unit}"
+    return f"{count} bytes"
+
+
+def _cut(text: str, length: int) -> str:
+    return text if len(text) <= length else text[: length - 1] + "…"

@@ -1,0 +1,80 @@
+"""What stood in the source? Its bytes, as far as they still are what was sent."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+from pathlib import Path
+
+from orchestrator.core.locate import SentRow, read_sent
+from orchestrator.core.model import ChunkRecord, Load, RejectedRow, Span
+
+
+class SourceBytes:
+    """Reads a chunk at a time, and keeps the one read last. `notes` says what could not be read."""
+
+    def __init__(self, load: Load) -> None:
+        self._load, self.notes = load, list[str]()
+        self._rows = b""
+
+    def header(self) -> bytes:
+        header = self._read(self._load.header.start, self._load.header.stop)
+        if header is not None:
+            line = header.decode(errors="replace").rstrip("\r\n")
+            fields = next(csv.reader([line], delimiter=self._load.format.delimiter, strict=False), [])
+            if tuple(fields) == self._load.header.fields:
+                return header
+        return self._load.format.delimiter.join(self._load.header.fields).encode()
+
+    def content(self, record: ChunkRecord) -> bytes | None:
+        """A chunk's rows, back to back; None when they are not what was sent."""
+        rows = b"".join(self._read(span.start, span.stop) or b"" for span in record.chunk.spans)
+        if hashlib.sha256(self.header() + rows).hexdigest() != record.chunk.sha256:
+            self.note(
+                "the source is gone or is not what was sent: rows of the report have no place in it, and retry.csv "
+                "does not have them"
+            )
+            self._rows = b""
+            return None
+        self._rows = rows
+        return rows
+
+    def bytes_of(self, row: SentRow) -> bytes:
+        """One row of the chunk that was read last, as it stands in the source."""
+        return self._rows[row.start : row.stop]
+
+    def cells_of(self, rejected: RejectedRow) -> tuple[str, ...]:
+        """A rejected row's cells, as far as they can be read; none when it is larger than a chunk."""
+        if rejected.stop - rejected.start > self._load.budget:
+            return ()
+        content = self._read(rejected.start, rejected.stop)
+        if content is None or not self._is_untouched():
+            return ()
+        span = Span(rejected.start, rejected.stop, 1, rejected.row, rejected.line)
+        try:
+            rows = list(read_sent(content, (span,), self._load.format))
+        except csv.Error:  # a carriage return alone
+            return ()
+        return rows[0].cells[: len(self._load.header.fields)] if rows else ()
+
+    def _is_untouched(self) -> bool:
+        """By its time: no hash is kept of what was not sent."""
+        try:
+            return Path(self._load.source.path).stat().st_mtime_ns == self._load.source.mtime_ns
+        except OSError:
+            return False
+
+    def _read(self, start: int, stop: int) -> bytes | None:
+        try:
+            with Path(self._load.source.path).open("rb") as file:
+                file.seek(start)
+                content = file.read(stop - start)
+        except OSError:
+            self.note("the source cannot be read any more")
+            return None
+        return content if len(content) == stop - start else None
+
+    def note(self, note: str) -> None:
+        """Said once, however often it is true."""
+        if note not in self.notes:
+            self.notes.append(note)

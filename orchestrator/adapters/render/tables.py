@@ -1,0 +1,189 @@
+"""How is one row of the report written? As a line of report.csv, of report.jsonl and, when it failed, of retry.csv.
+
+report.csv is RFC 4180; a cell that a spreadsheet would run as a formula is made harmless there, and nowhere else.
+Runs of plain rows are written by text alone: none of their values needs a quote or an escape, or it is written like any
+other. Both ways write the same bytes.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, BinaryIO, TextIO
+
+from orchestrator.adapters.render.source import SourceBytes
+from orchestrator.core.model import Load
+from orchestrator.core.report import Kind, PlainRun, ReportRow
+
+COLUMNS = ("kind", "reason", "source_row", "source_line", "chunk", "batch_id", "attempt")
+FILE_COLUMN = "source_file"
+"""Stands after them where a load is made of several files."""
+FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\0")
+"""A spreadsheet takes a cell that begins so for a formula (OWASP ASVS 1.2.10)."""
+_ESCAPED = bytes(code for code in range(0x20) if code != 0x0A) + b"\\"
+"""JSON escapes these; a value with one of them is written by the json module."""
+
+
+def harmless(cell: str) -> str:
+    """A cell that no spreadsheet runs: an apostrophe before what would begin a formula."""
+    return "'" + cell if cell.startswith(FORMULA_STARTS) else cell
+
+
+@dataclass(slots=True)
+class _Lead:
+    """How the lines of one kind and reason begin, and how many there were."""
+
+    csv: str
+    json: str
+    first: int
+    rows: int = 0
+
+
+class Tables:
+    """The three files, open. `retry_missing` counts failed rows that could not be found in the source."""
+
+    def __init__(self, load: Load, source: SourceBytes, table: TextIO, lines: TextIO, retry: BinaryIO) -> None:
+        self._fields, self._delimiter = load.header.fields, load.format.delimiter
+        self._source, self._table, self._lines, self._retry = source, table, lines, retry
+        self._row_json = "{" + ", ".join(f'{_json(name).replace("%", "%%")}: "%s"' for name in self._fields) + "}"
+        self._escaped = _ESCAPED.replace(self._delimiter.encode(), b"")
+        self.retry_missing = 0
+        self._several = load.origin is not None and len(load.origin.originals) > 1
+        table.write(_csv_line([*COLUMNS, *[FILE_COLUMN] * self._several, *map(harmless, _columns(self._fields))]))
+        retry.write(_ended(source.header()))
+
+    def write(self, row: ReportRow, source_file: str | None = None) -> None:
+        """One row, whatever is in it. `source_file`: which of several original files it stands in."""
+        at = {**_place(row), FILE_COLUMN: source_file} if self._several else _place(row)
+        self._table.write(self._csv(row, at))
+        self._lines.write(self._json(row, at))
+        if row.kind == "failure":
+            if row.sent is not None:
+                self._retry.write(_ended(self._source.bytes_of(row.sent)))
+            else:
+                self.retry_missing += 1
+
+    def write_run(self, run: PlainRun) -> list[tuple[Kind, str, int, int]]:
+        """Many rows; says (kind, reason, first row, rows) of each kind and reason among them."""
+        sent = run.sent
+        texts = [sent.texts[position] for position, _, _ in run.hits]
+        if sent.odd:  # these have line ends inside, and are written like any other row
+            texts = ["\0" if text.startswith("\0") else text for text in texts]
+        plain = self._plain(texts, run)
+        cells = self._harmless(texts)
+        leads: dict[tuple[Kind, str], _Lead] = {}
+        offer, chunk = run.record.standing.offer, run.record.chunk.number
+        batch, attempt = (offer.batch_id, offer.attempt) if offer else (None, None)
+        csv_tail = f",{chunk},{_text(batch)},{_text(attempt)},"
+        json_tail = (
+            f', "chunk": {chunk}, "batch_id": {_json(batch)}, "attempt": {_json(attempt)}, "candidates": [], "row": '
+        )
+        numbers, lines, delimiter, row_json = sent.rows, sent.lines, self._delimiter, self._row_json + "}\n"
+        table: list[str] = []
+        objects: list[str] = []
+        for at, (position, kind, reason) in enumerate(run.hits):
+            lead = leads.get((kind, reason))
+            if lead is None:
+                lead = leads[kind, reason] = _lead(kind, reason, numbers[position])
+            lead.rows += 1
+            if not plain[at]:
+                row = run.row((position, kind, reason))
+                table.append(self._csv(row, _place(row)))
+                objects.append(self._json(row, _place(row)))
+                continue
+            number, line = numbers[position], lines[position]
+            table.append(f"{lead.csv}{number},{line}{csv_tail}{cells[at]}\r\n")
+            objects.append(
+                f'{lead.json}{number}, "source_line": {line}{json_tail}{row_json % tuple(texts[at].split(delimiter))}'
+            )
+        self._table.write("".join(table))
+        self._lines.write("".join(objects))
+        self._retry.write(sent.raw_all([position for position, kind, _ in run.hits if kind == "failure"]).encode())
+        return [(kind, reason, lead.first, lead.rows) for (kind, reason), lead in leads.items()]
+
+    def _plain(self, texts: list[str], run: PlainRun) -> list[bool]:
+        """Which rows need neither quotes nor escapes?"""
+        whole = "\n".join(texts).encode()
+        if len(whole.translate(None, self._escaped)) == len(whole) and (self._delimiter == "," or b"," not in whole):
+            return [True] * len(texts)
+        return [
+            len((content := text.encode()).translate(None, self._escaped)) == len(content)
+            and (self._delimiter == "," or "," not in text)
+            for text in texts
+        ]
+
+    def _harmless(self, texts: list[str]) -> list[str]:
+        """Texts as lines of report.csv, no cell of which runs: all at once, since few have such a cell."""
+        delimiter = self._delimiter
+        whole = "\n" + "\n".join(texts)
+        for start in FORMULA_STARTS[:4]:
+            for before in (delimiter, "\n"):
+                if before + start in whole:
+                    whole = whole.replace(before + start, f"{before}'{start}")
+        lines = whole.split("\n")[1:]
+        return lines if delimiter == "," else [line.replace(delimiter, ",") for line in lines]
+
+    def _csv(self, row: ReportRow, at: Mapping[str, Any]) -> str:
+        blanks = [""] * (len(self._fields) - len(row.cells))
+        return _csv_line([harmless(cell) for cell in (*map(_text, at.values()), *row.cells, *blanks)])
+
+    def _json(self, row: ReportRow, at: Mapping[str, Any]) -> str:
+        named = dict(zip(self._fields, row.cells, strict=False))
+        return _json({**at, "candidates": list(row.candidates), "row": named}) + "\n"
+
+
+def _lead(kind: Kind, reason: str, first: int) -> _Lead:
+    begun = _csv_line([kind, harmless(reason), "0"]).removesuffix("0\r\n")
+    return _Lead(begun, f'{{"kind": {_json(kind)}, "reason": {_json(reason)}, "source_row": ', first)
+
+
+def _place(row: ReportRow) -> dict[str, Any]:
+    return {
+        "kind": row.kind,
+        "reason": row.reason,
+        "source_row": row.source_row,
+        "source_line": row.source_line,
+        "chunk": row.chunk,
+        "batch_id": row.batch_id,
+        "attempt": row.attempt,
+    }
+
+
+def _csv_line(cells: Sequence[str]) -> str:
+    """One record, its line end included."""
+    lines: list[str] = []
+    csv.writer(_Into(lines.append), lineterminator="\r\n").writerow(cells)  # with LF, a CR inside a value is not quoted
+    return lines[0]
+
+
+@dataclass(slots=True)
+class _Into:
+    """What csv writes to."""
+
+    write: Callable[[str], None]
+
+
+_json = json.JSONEncoder(ensure_ascii=False).encode
+
+
+def _text(value: Any) -> str:
+    return "" if value is None else str(value)
+
+
+def _columns(fields: Sequence[str]) -> list[str]:
+    """The source's columns under names that no column of ours has, and no other of the source's."""
+    taken = {*COLUMNS, FILE_COLUMN, *fields}
+    names: list[str] = []
+    for name in fields:
+        unique = name
+        while unique in (*COLUMNS, FILE_COLUMN) or (unique != name and unique in taken):
+            unique = f"source.{unique}"
+        taken.add(unique)
+        names.append(unique)
+    return names
+
+
+def _ended(row: bytes) -> bytes:
+    return row if row.endswith(b"\n") else row + b"\n"

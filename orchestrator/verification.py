@@ -1,0 +1,174 @@
+"""Do the books of a report balance, by its own files and by the source?
+
+Everything is recomputed, and nothing is asked of the ledger or of Marketo: the source is hashed and planned anew, each
+chunk of the report must be a chunk of that plan, byte for byte; the sums are added up again; each row that the tables
+list must stand at its place in the source.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from orchestrator.adapters.files import fingerprint_file, plan_file, read_chunk
+from orchestrator.checks import CheckLine
+from orchestrator.core.audit import Listed, faults_of_sums
+from orchestrator.core.locate import SentRow, read_sent
+from orchestrator.core.model import Chunk, Format, Plan, SourceFile
+from orchestrator.errors import BooksDoNotBalance, SourceMissing
+
+WRONG_SOURCE, NOT_BALANCED = 65, 70
+FAULTS_SHOWN = 5
+
+
+def verify(folder: Path, source: Path) -> list[CheckLine]:
+    """One line for each thing that was checked. Raises SourceMissing when a file cannot be read. Blocking."""
+    report = _report(folder)
+    try:
+        lines = [_line("the sums of report.json", faults_of_sums(report), "every row is in one place")]
+        known, found = report["source"], fingerprint_file(source.resolve())
+        same = (found.sha256, found.size_bytes) == (known["sha256"], known["bytes"])
+        original = found.sha256 in [file["sha256"] for file in known["files"]]
+        note = found.sha256
+        if not same and original:
+            note += "; it was made plain text before it was sent: its rows are not looked up again"
+        elif not same:
+            note = f"{source} has SHA-256 {note}; the load was of {known['sha256']}"
+        lines.append(CheckLine(f"the source ({known['name']})", same or original, note, WRONG_SOURCE))
+        at, plan = _plan(report, source) if same else (None, None)
+        if plan is not None:
+            lines.append(_line("the chunks", _faults_of_plan(report, plan), f"{len(plan.chunks):,}, planned anew"))
+        listed = Listed(report)
+        faults = list(_faults_of_rows(folder, listed, at, plan))
+        lines.append(_line("the rows of report.jsonl", [*listed.faults(), *faults], _named(listed, same)))
+        lines.append(_line("report.csv beside report.jsonl", _faults_of_table(folder), "the same rows"))
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise BooksDoNotBalance(
+            f"{folder}: this is not a report as this release writes it ({type(error).__name__}: {error})",
+            remedy="Write it again with `orchestrator report LOAD`.",
+        ) from error
+    return lines
+
+
+def _line(what: str, faults: Iterator[str] | list[str], note: str) -> CheckLine:
+    found = list(faults)
+    if not found:
+        return CheckLine(what, True, note)
+    more = len(found) - FAULTS_SHOWN
+    text = "; ".join(found[:FAULTS_SHOWN]) + (f"; and {more:,} more" if more > 0 else "")
+    return CheckLine(what, False, text, NOT_BALANCED)
+
+
+def _named(listed: Listed, same: bool) -> str:
+    note = "each stands at its place in the source" if same else "their places were not looked at"
+    missing = listed.missing()
+    return note + (f"; {missing:,} failed rows are counted and not named by Marketo" if missing else "")
+
+
+def _report(folder: Path) -> Mapping[str, Any]:
+    path = folder / "report.json"
+    try:
+        report = json.loads(path.read_bytes())
+    except OSError as error:
+        raise SourceMissing(f"{path}: {error.strerror}", remedy="Name the folder of a report.") from error
+    except ValueError as error:
+        raise BooksDoNotBalance(f"{path}: {error}", remedy="Write it again with `orchestrator report LOAD`.") from error
+    if not isinstance(report, dict) or report.get("schema") != 1:
+        raise BooksDoNotBalance(f"{path}: this is not a report of this release")
+    return report
+
+
+def _plan(report: Mapping[str, Any], source: Path) -> tuple[SourceFile, Plan]:
+    settings = report["settings"]
+    key = {"leads": settings["lookup_field"], "members": "email", "customobjects": None}[settings["kind"]]
+    return plan_file(
+        source.resolve(),
+        format=Format(settings["format"]),
+        budget=settings["chunk_bytes"],
+        lookup_field=key,
+        keep_rejected=report["totals"]["rejected"],
+    )
+
+
+def _faults_of_plan(report: Mapping[str, Any], plan: Plan) -> Iterator[str]:
+    if plan.rows != report["totals"]["rows"] or plan.rejected_rows != report["totals"]["rejected"]:
+        yield f"the source has {plan.rows:,} rows of which {plan.rejected_rows:,} cannot be sent"
+    told = {chunk["chunk"]: chunk for chunk in report["chunks"] if chunk["parent"] is None}
+    if told.keys() != {chunk.number for chunk in plan.chunks}:
+        yield f"there are {len(told):,} chunks, {len(plan.chunks):,} are in the source"
+    for chunk in plan.chunks:
+        one = told.get(chunk.number)
+        if one is not None and (one["sha256"], one["rows"]) != (chunk.sha256, chunk.rows):
+            yield f"chunk {chunk.number} is not what stands in the source"
+
+
+def _faults_of_rows(folder: Path, listed: Listed, source: SourceFile | None, plan: Plan | None) -> Iterator[str]:
+    """Counts every row of report.jsonl; with a plan, looks each of them up in the source."""
+    rejected = {row.row for row in plan.rejected} if plan is not None else set()
+    rows = _Rows(source, plan) if plan is not None and source is not None else None
+    with _opened(folder / "report.jsonl") as file:
+        for line in file:
+            row = json.loads(line)
+            listed.add(row)
+            number = row["source_row"]
+            if rows is None or number is None:
+                continue
+            if row["chunk"] is None:
+                if number not in rejected:
+                    yield f"row {number} is listed as rejected, and is none"
+                continue
+            sent = rows.find(number)
+            if sent is None or (sent.line, list(sent.cells)) != (row["source_line"], list(row["row"].values())):
+                yield f"row {number} is not what stands in the source"
+
+
+class _Rows:
+    """Rows of the source by their number, which only grows: a chunk at a time is read."""
+
+    def __init__(self, source: SourceFile, plan: Plan) -> None:
+        self._source, self._plan = source, plan
+        self._chunks = iter(plan.chunks)
+        self._chunk: Chunk | None = None
+        self._sent: Iterator[SentRow] = iter(())
+        self._row: SentRow | None = None
+
+    def find(self, number: int) -> SentRow | None:
+        if self._row is not None and self._row.row == number:  # failed and warned of
+            return self._row
+        while self._chunk is None or number > self._chunk.last_row:
+            self._chunk = next(self._chunks, None)
+            if self._chunk is None:
+                return None
+            self._sent = iter(())
+            if number <= self._chunk.last_row:
+                content = read_chunk(self._source, self._plan.header, self._chunk)
+                start = self._plan.header.stop - self._plan.header.start
+                self._sent = read_sent(content[start:], self._chunk.spans, self._plan.format)
+        self._row = next((row for row in self._sent if row.row >= number), None)
+        return self._row if self._row is not None and self._row.row == number else None
+
+
+def _faults_of_table(folder: Path) -> Iterator[str]:
+    """Row by row: the table for spreadsheets names what the lines for programs name."""
+    with _opened(folder / "report.csv") as table, _opened(folder / "report.jsonl") as lines:
+        records = csv.DictReader(table)
+        for number, line in enumerate(lines, 1):
+            row, record = json.loads(line), next(records, None)
+            if record is None:
+                yield f"it ends before row {number}"
+                return
+            names = ("kind", "source_row", "source_line", "chunk", "batch_id", "attempt")
+            if any(record[name] != ("" if row[name] is None else str(row[name])) for name in names):
+                yield f"its row {number} is another one"
+        if next(records, None) is not None:
+            yield "it has more rows"
+
+
+def _opened(path: Path) -> Any:
+    try:
+        return path.open(encoding="utf-8", newline="")
+    except OSError as error:
+        raise SourceMissing(f"{path}: {error.strerror}", remedy="Name the folder of a whole report.") from error

@@ -1,0 +1,79 @@
+"""After the load: are the books balanced, what does the terminal say, and is a load forgotten when it is to be?"""
+
+from __future__ import annotations
+
+import gzip
+import re
+from pathlib import Path
+
+from e2e.shop import quick, shop
+
+from orchestrator.simulator.leads import write_leads
+
+
+def test_a_load_is_verified_and_then_forgotten(tmp_path: Path) -> None:
+    """From end to end, by the commands that people type."""
+    write_leads(tmp_path / "leads.csv", 500, bad_share=0.1)
+    with shop(tmp_path, quick()) as market:
+        loaded = market.run("load", "leads.csv", "--no-progress")
+        assert loaded.code == 3, loaded
+        folder = market.report().folder
+        verified = market.run("verify", str(folder), "leads.csv", "--json")
+        assert verified.code == verified.summary["exit_code"] == 0, verified
+        source = (tmp_path / "leads.csv").read_bytes()
+        (tmp_path / "other.csv").write_bytes(source.replace(b"lead00000400", b"lead00000999"))
+        assert market.run("verify", str(folder), "other.csv").code == 65
+        table = folder / "report.csv"
+        table.write_bytes(table.read_bytes().replace(b"failure,", b"warning,", 1))
+        assert market.run("verify", str(folder), "leads.csv").code == 70
+        assert market.run("verify", "nowhere", "leads.csv").code == 66
+        purged = market.run("purge", folder.name)
+        assert purged.code == 0, purged
+        assert not folder.exists()
+        assert "no loads yet" in market.run("status").out
+        assert market.run("purge", folder.name).code == 78
+
+
+def test_old_reports_are_removed_when_a_load_finishes(tmp_path: Path) -> None:
+    """Nobody remembers to."""
+    write_leads(tmp_path / "one.csv", 20)
+    write_leads(tmp_path / "two.csv", 20, first=100)
+    with shop(tmp_path, quick()) as market:
+        assert market.run("load", "one.csv").code == 0
+        one = market.report().folder
+        assert market.run("load", "two.csv", ORCHESTRATOR_REPORT__KEEP_DAYS="0.000001").code == 0
+        assert not one.exists()
+        assert market.report().folder != one
+
+
+def test_the_terminal_says_in_five_lines_what_a_person_needs(tmp_path: Path) -> None:
+    """Rows in, imported, not imported and why, what to do next, where the report is; and nobody's address."""
+    write_leads(tmp_path / "leads.csv", 400, bad_share=0.1)
+    with shop(tmp_path, quick()) as market:
+        loaded = market.run("load", "leads.csv", "--no-progress")
+        folder = market.report().folder
+        last = loaded.err.rstrip().splitlines()[-5:]
+        totals = market.report().json["totals"]
+        assert re.fullmatch(r"rows: +400 in leads\.csv, in .*: .* rows a second", last[0]), last
+        assert last[1].startswith(f"imported:     {totals['imported']}, {totals['warned']} of them with a warning")
+        assert re.match(rf"not imported: {totals['failed']} failed \(\d+ x ", last[2]), last
+        assert last[3].endswith(f"then: orchestrator load {folder}/retry.csv")
+        assert last[4] == f"report: {folder}"
+        table = loaded.err.splitlines()
+        head = next(number for number, line in enumerate(table) if line.startswith("ROWS"))
+        assert re.search(
+            r"failure +leadScore +Invalid data type in field Lead Score +row [\d,]+", "\n".join(table[head:])
+        )
+        assert "@example" not in loaded.err + loaded.out
+
+
+def test_a_packed_source_is_known_again_by_its_own_bytes(tmp_path: Path) -> None:
+    """What was sent was made from it; what people have is the packed file."""
+    write_leads(tmp_path / "plain.csv", 300, bad_share=0.1)
+    (tmp_path / "leads.csv.gz").write_bytes(gzip.compress((tmp_path / "plain.csv").read_bytes()))
+    with shop(tmp_path, quick()) as market:
+        assert market.run("load", "leads.csv.gz", "--no-progress").code == 3
+        folder = str(market.report().folder)
+        assert market.run("verify", folder, "leads.csv.gz").code == 0
+        (tmp_path / "leads.csv.gz").write_bytes(gzip.compress(b"email\na@x\n"))
+        assert market.run("verify", folder, "leads.csv.gz").code == 65

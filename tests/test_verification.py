@@ -1,0 +1,157 @@
+"""Books that balance, and every way of cooking them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from report_case import Case, a_case
+
+from orchestrator.core.model import Counts
+from orchestrator.errors import BooksDoNotBalance, SourceMissing
+from orchestrator.verification import verify
+
+
+def a_report(folder: Path) -> Case:
+    """Several chunks with failures, warnings, a rejected row, and a row that has no place."""
+    rows = [f"{row}@x,{row}" for row in range(1, 41)]
+    rows[6] = "7@x"
+    rows[20] = '21@x,"two\nlines"'
+    case = a_case(folder, "\n".join(["email,n", *rows, ""]).encode(), budget=120)
+    assert len(case.plan.chunks) >= 3
+    for chunk in case.plan.chunks:
+        inside = [row for row in range(chunk.first_row, chunk.last_row + 1) if row != 7]
+        bad = [row for row in inside if row % 3 == 0]
+        case.settle(
+            chunk.number,
+            failures="".join(f"{rows[row - 1]},bad\n" for row in bad) + "nobody@x,0,bad\n" * (chunk.number == 2),
+            warnings="".join(f"{rows[row - 1]},odd\n" for row in inside if row % 5 == 0 and row not in bad),
+            counts=Counts(len(inside) - len(bad) - (chunk.number == 2), len(bad) + (chunk.number == 2), 1),
+        )
+    case.write()
+    return case
+
+
+def results(case: Case) -> list[tuple[bool, int]]:
+    return [(line.ok, line.exit_code) for line in verify(case.folder / "report", case.source)]
+
+
+def test_books_that_balance_are_said_to(tmp_path: Path) -> None:
+    """The proof must not cry wolf: mangled echoes and rejected rows are no fault of the books."""
+    assert [ok for ok, _ in results(a_report(tmp_path))] == [True] * 5
+
+
+def test_the_name_of_the_source_does_not_matter_and_its_content_does(tmp_path: Path) -> None:
+    """Files are moved to an archive; a file of the same name may be tomorrow's."""
+    case = a_report(tmp_path)
+    moved = case.source.rename(tmp_path / "archive.csv")
+    assert all(line.ok for line in verify(tmp_path / "report", moved))
+    moved.write_bytes(moved.read_bytes().replace(b"9@x,9\n", b"9@x,8\n"))
+    assert [line.exit_code for line in verify(tmp_path / "report", moved) if not line.ok] == [65]
+
+
+def edit(change: Callable[[dict[str, Any]], None]) -> Callable[[Path], None]:
+    def act(folder: Path) -> None:
+        report = json.loads((folder / "report.json").read_text())
+        change(report)
+        (folder / "report.json").write_text(json.dumps(report))
+
+    return act
+
+
+def swap(name: str, old: str, new: str) -> Callable[[Path], None]:
+    def act(folder: Path) -> None:
+        before = (folder / name).read_bytes()
+        assert old.encode() in before
+        (folder / name).write_bytes(before.replace(old.encode(), new.encode(), 1))
+
+    return act
+
+
+def without_line(name: str, at: int) -> Callable[[Path], None]:
+    def act(folder: Path) -> None:
+        lines = (folder / name).read_bytes().splitlines(keepends=True)
+        (folder / name).write_bytes(b"".join(lines[:at] + lines[at + 1 :]))
+
+    return act
+
+
+def without_row(folder: Path) -> None:
+    without_line("report.csv", 2)(folder)
+    without_line("report.jsonl", 1)(folder)
+
+
+COOKED: dict[str, Callable[[Path], None]] = {
+    "a failed row counted as imported": edit(
+        lambda report: report["totals"].update(
+            imported=report["totals"]["imported"] + 1, failed=report["totals"]["failed"] - 1
+        )
+    ),
+    "rows that are nowhere": edit(lambda report: report["totals"].update(imported=report["totals"]["imported"] - 1)),
+    "a chunk that is left out": edit(lambda report: report["chunks"].pop()),
+    "a chunk of other bytes": edit(lambda report: report["chunks"][0].update(sha256="0" * 64)),
+    "a chunk that says less than its batch": edit(
+        lambda report: (
+            report["chunks"][0].update(imported=report["chunks"][0]["imported"] + 1, failed=0, unknown=0)
+            if report["chunks"][0]["failed"] == 1
+            else report["chunks"][0].update(
+                imported=report["chunks"][0]["imported"] + report["chunks"][0]["failed"], failed=0
+            )
+        )
+    ),
+    "two batches of one id": edit(lambda report: report["batches"].append(report["batches"][0])),
+    "a batch that is left out": edit(lambda report: report["batches"].pop()),
+    "a reason that is not counted": edit(lambda report: report["reasons"].pop()),
+    "a row left out of both tables": without_row,
+    "a row left out of report.csv": without_line("report.csv", 2),
+    "a row left out of report.jsonl": without_line("report.jsonl", 1),
+    "a row under its neighbour's number": swap("report.jsonl", '"source_row": 9,', '"source_row": 10,'),
+    "a row with another's values": swap("report.jsonl", '"9@x"', '"8@x"'),
+    "a row on another line": swap("report.jsonl", '"source_line": 10,', '"source_line": 11,'),
+    "a rejected row that is none": swap("report.jsonl", '"source_row": 7,', '"source_row": 8,'),
+    "another reason": swap("report.jsonl", '"odd"', '"bad"'),
+    "a table that says another kind": swap("report.csv", "warning,odd", "failure,odd"),
+}
+
+
+@pytest.mark.parametrize("how", COOKED)
+def test_cooked_books_are_found_out(tmp_path: Path, how: str) -> None:
+    """A proof that nothing can fail proves nothing."""
+    case = a_report(tmp_path)
+    COOKED[how](tmp_path / "report")
+    wrong = [(ok, code) for ok, code in results(case) if not ok]
+    assert wrong
+    assert {code for _, code in wrong} == {70}
+
+
+def test_a_folder_that_holds_no_report_is_said_to(tmp_path: Path) -> None:
+    """A typing error in a path is no fraud."""
+    case = a_report(tmp_path)
+    with pytest.raises(SourceMissing):
+        verify(tmp_path / "nowhere", case.source)
+    (tmp_path / "report" / "report.jsonl").unlink()
+    with pytest.raises(SourceMissing):
+        verify(tmp_path / "report", case.source)
+    for content in ("[]", "{}", "{", '{"schema": 1}', '{"schema": 1, "totals": 3, "chunks": []}'):
+        (tmp_path / "report" / "report.json").write_text(content)
+        with pytest.raises(BooksDoNotBalance):
+            verify(tmp_path / "report", case.source)
+
+
+def test_a_report_of_a_stopped_load_balances_too(tmp_path: Path) -> None:
+    """What was not sent is accounted for as not sent."""
+    case = a_case(tmp_path, b"email,n\n" + b"".join(b"%d@x,1\n" % row for row in range(30)), budget=60)
+    case.settle(1, failures="1@x,1,bad\n")
+    case.write()
+    assert [ok for ok, _ in results(case)] == [True] * 5
+
+
+def test_verifying_reads_and_writes_nothing_else(tmp_path: Path) -> None:
+    """It may be run by somebody who may only read."""
+    case = a_report(tmp_path)
+    before = {path: path.stat().st_mtime_ns for path in sorted(tmp_path.rglob("*"))}
+    results(case)
+    assert {path: path.stat().st_mtime_ns for path in sorted(tmp_path.rglob("*"))} == before
