@@ -2,6 +2,7 @@
 
     OrchestratorError
     ├── WrongArgument (2)        a flag's value is not allowed
+    │   └── WrongRepairRule      a rule of --fix that does not exist, or does not fit the source
     ├── SourceUnusable (65)      the file cannot be loaded as it is
     │   ├── EmptySource, HeaderOnly, NotText, UnknownEncoding, HeaderTooLarge
     │   ├── MissingLookupColumn, DuplicateColumn, MalformedHeader, UnclosedQuote
@@ -55,6 +56,10 @@ class WrongArgument(OrchestratorError):
     """The value of a flag is not one that is allowed."""
 
     exit_code = 2
+
+
+class WrongRepairRule(WrongArgument):
+    """A rule of --fix that does not exist, is not complete, or names a column or a file that is not there."""
 
 
 class SourceUnusable(OrchestratorError):
