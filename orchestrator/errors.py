@@ -185,7 +185,7 @@ class LoadBusy(Stopped):
 
 
 class LoadUnfinished(Stopped):
-    """A load that is not finished is not purged unless it is given up, nor while its batches may be in the queue."""
+    """The load is not over: which rows fail is not known yet, and its batches may be in the queue."""
 
 
 class LedgerLocked(Stopped):

@@ -124,7 +124,7 @@ def restored(config: Config, ledger: Ledger, load: Load, interrupted: Interrupte
 
     Raises SourceMissing, SourceChanged.
     """
-    if load.origin is None or _is_whole(load):
+    if load.origin is None or is_whole(load):
         yield load
         return
     paths = [original.path for original in load.origin.originals]
@@ -151,7 +151,8 @@ def adopt(ledger: Ledger, load: Load, source: Source) -> Load:
     return replace(load, source=at, origin=source.origin)
 
 
-def _is_whole(load: Load) -> bool:
+def is_whole(load: Load) -> bool:
+    """Is its spool file there, as long as it was?"""
     try:
         return Path(load.source.path).stat().st_size == load.source.size_bytes
     except OSError:

@@ -18,7 +18,7 @@ import anyio
 import anyio.to_thread
 import structlog
 
-from orchestrator import checks, intake
+from orchestrator import checks, intake, retrying
 from orchestrator.adapters import locks
 from orchestrator.adapters.clock import Clock
 from orchestrator.adapters.files import fingerprint_file, plan_file, private_folder, read_chunk
@@ -46,6 +46,7 @@ from orchestrator.core.model import (
     Reading,
     RejectedRow,
     Released,
+    Retry,
     Run,
     SourceFile,
     State,
@@ -58,12 +59,15 @@ from orchestrator.core.plan import load_id
 from orchestrator.core.reasons import ReasonCount
 from orchestrator.core.report import exit_code as exit_code_of
 from orchestrator.core.report import totals as totals_of
+from orchestrator.core.retry import Again, Tally
 from orchestrator.core.schedule import Limits
 from orchestrator.core.values import ValueFinding, Values
+from orchestrator.core.worth import Which
 from orchestrator.errors import (
     DoubtHeld,
     LedgerUnusable,
     LoadBusy,
+    LoadUnfinished,
     Misconfigured,
     OrchestratorError,
     ReadingStopped,
@@ -126,6 +130,26 @@ class LoadResult:
     """Why it stopped before its end, when it did; it is resumable then."""
     interrupted: bool = False
     """A signal stopped it before its end; its report was not written."""
+
+
+@dataclass(frozen=True, slots=True)
+class RetryOptions:
+    """What one command line asks of a retry."""
+
+    reasons: Which = "unknown"
+    fix: str = ""
+    report_dir: Path | None = None
+    max_rejected: int = 0
+    force: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class RetrySummary:
+    """Which rows of a load go again. `load` is the load of them, when it was planned; None when no row goes."""
+
+    of: Load
+    tally: Tally
+    load: Load | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,6 +276,100 @@ async def resume(
         return await _drive(config, ledger, found, options, world, observer, stop)
 
 
+def preview_retry(config: Config, load: str, options: RetryOptions, show: Callable[[Again], None]) -> RetrySummary:
+    """The dry run of a retry: every row that would go again is shown; nothing is sent and nothing is written down."""
+    with _ledger(config) as ledger:
+        of = _retryable(config, ledger, load)
+        tally = Tally()
+        for again in retrying.rows(config, ledger, of, Retry(of.id, options.reasons, options.fix), tally):
+            show(again)
+        return RetrySummary(of, tally)
+
+
+def plan_retry(config: Config, load: str, options: RetryOptions, *, clock: Clock | None = None) -> RetrySummary:
+    """Plan a load of the rows of a finished load that go again, or find the one that is known. `resume` drives it."""
+    with _ledger(config) as ledger:
+        intake.sweep_spools(ledger)
+        of = _retryable(config, ledger, load)
+        retry = Retry(of.id, options.reasons, options.fix)
+        with retrying.written(config, ledger, of, retry) as rows:
+            if not rows.tally.again:
+                return RetrySummary(of, rows.tally)
+            source = rows.source
+            at, plan = plan_file(
+                source.path,
+                format=of.format,
+                budget=config.limits.chunk_bytes,
+                lookup_field=_lookup_column(of.target),
+                keep_rejected=max(options.max_rejected, REJECTED_SHOWN),
+                name=source.name,
+            )
+            _check_rejected(replace(source, origin=None), plan, options.max_rejected)
+            assert plan.rows == rows.tally.again, "every row that goes again is a row of the new load"
+            known = _retry_of(ledger, of, plan, options.force)
+            if isinstance(known, Load):
+                again = LoadOptions(of.target, report_dir=options.report_dir)
+                moved, ownership = _known_again(ledger, known, source, again)
+                if ownership is not None:
+                    ownership.release()
+                return RetrySummary(of, rows.tally, moved)
+            report_dir = _report_folder(options.report_dir or config.report_dir / known)
+            new = Load(
+                id=known,
+                subscription=of.subscription,
+                source=replace(at, path=str(source.keep(known))),
+                fingerprint=plan.fingerprint,
+                format=plan.format,
+                header=plan.header,
+                target=of.target,
+                budget=plan.budget,
+                rows=plan.rows,
+                rejected=plan.rejected_rows,
+                chunks=len(plan.chunks),
+                on_doubt=of.on_doubt,
+                report_dir=str(report_dir),
+                collected_dir=str(report_dir / COLLECTED),
+                created_at=(clock or Clock()).now(),
+                origin=of.origin,
+                retry=retry,
+            )
+            if ledger.add_load(new, plan, rows.places()):
+                log.info("load.planned", load=new.id, chunks=new.chunks, rows=new.rows, rejected=new.rejected)
+            return RetrySummary(of, rows.tally, ledger.load(new.id))
+
+
+def _retryable(config: Config, ledger: Ledger, load: str) -> Load:
+    """The load whose rows are to go again: over, and of the subscription that is configured."""
+    of = _known(ledger, load)
+    if of.finished_at is None:
+        raise LoadUnfinished(
+            f"load {of.id} is not finished: rows of it may still be imported",
+            remedy=f"Let it end first: orchestrator resume {of.id}",
+        )
+    if of.subscription != config.subscription_host:
+        raise Misconfigured(
+            f"load {of.id} went to {of.subscription}, and marketo.base_url is {config.subscription_host}",
+            remedy="Use the configuration (--config, --subscription) that it was loaded with.",
+        )
+    return of
+
+
+def _retry_of(ledger: Ledger, of: Load, plan: Plan, force: bool) -> Load | LoadId:
+    """The load of exactly these rows that retries `of`, or the id of a new one.
+
+    (When every row of a source failed, its retry has the content of the load itself, and is another load all the same.)
+    """
+    again = 0
+    while True:
+        number = load_id(plan.fingerprint, of.target, plan.format, of.subscription, again)
+        known = ledger.load(number)
+        if known is None:
+            return number
+        if known.retry is not None and known.retry.of == of.id and not (force and known.finished_at is not None):
+            return known
+        again += 1
+
+
 def _find_or_plan(
     config: Config,
     ledger: Ledger,
@@ -343,12 +461,12 @@ def _known_again(
 
 def _moved(ledger: Ledger, known: Load, source: intake.Source | None, options: LoadOptions) -> Load:
     at, origin = known.source, known.origin
-    if source is not None:
+    if source is not None and (known.retry is None or source.spool is not None):  # a user's file is no spool
         path, origin = source.keep(known.id), source.origin
         stat = path.stat()
         at = SourceFile(str(path), stat.st_size, stat.st_mtime_ns, stat.st_ino)
         if at.path != known.source.path:  # the same rows from another file: the spool file of before is not needed
-            intake.forget(ledger, known)
+            retrying.forget(ledger, known)
     wanted = _report_folder(options.report_dir or Path(known.report_dir))
     collected = str(wanted / COLLECTED)
     ledger.move_source(known.id, at, origin, str(wanted), collected)
@@ -493,7 +611,7 @@ async def _check_header(marketo: Marketo, caller: Caller, ledger: Ledger, load: 
         known, _ = await checks.describe(marketo, caller, load.target)
     for misfit in misfits(load.header.fields, known, load.target) if known is not None else ():
         if misfit.refuses:
-            intake.forget(ledger, load)
+            retrying.forget(ledger, load)
             raise Misconfigured(
                 f"{source_name(load)}: field {misfit.column!r}: {misfit.note}; nothing was sent",
                 remedy="Name the column as Marketo names the field, or set --lookup-field.",
@@ -536,7 +654,7 @@ def _finish(
     code = exit_code_of(totals, fail_on_warning=options.fail_on_warning)
     result = _report(ledger, load, clock.now(), code)
     ledger.finish(load.id, clock.now(), code)
-    intake.forget(ledger, load)
+    retrying.forget(ledger, load)
     forget_old(ledger, keep_days, clock.now(), but=load)
     return result
 
@@ -553,6 +671,7 @@ def _report(ledger: Ledger, load: Load, now: float, exit_code: int | None, *, st
             finished_at=load.finished_at or now,
             exit_code=exit_code or 0,
             stopped=stopped,
+            place_of=retrying.place_of(ledger, load),
         )
     except OSError as error:
         raise ReportFailing(load.report_dir, error) from error
@@ -808,7 +927,7 @@ def _with_source(config: Config, ledger: Ledger, load: Load, interrupted: intake
     """
     if not any(ledger.chunks_by_state(load.id).get(state) for state in (State.PLANNED, State.OFFERED, State.DOUBTFUL)):
         return load  # nothing is left to send: the source may even be gone
-    with intake.restored(config, ledger, load, interrupted) as whole:
+    with retrying.restored(config, ledger, load, interrupted) as whole:
         path = _existing(Path(whole.source.path))
         size = path.stat().st_size
         if size != whole.source.size_bytes:
@@ -825,10 +944,10 @@ def _again(config: Config, ledger: Ledger, load: Load, now: float) -> LoadResult
     Where the rows cannot be had any more (a pipe's), the report that is there is better than one without them.
     """
     try:
-        with intake.restored(config, ledger, load, lambda: None) as whole:
+        with retrying.restored(config, ledger, load, lambda: None) as whole:
             result = _report(ledger, whole, now, load.exit_code)
     finally:
-        intake.forget(ledger, load)
+        retrying.forget(ledger, load)
     return replace(result, already_finished=True)
 
 

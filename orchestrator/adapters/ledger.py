@@ -16,7 +16,9 @@ import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, astuple, replace
+from functools import lru_cache
 from importlib import resources
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +48,7 @@ from orchestrator.core.model import (
     Priority,
     Reading,
     RejectedRow,
+    Retry,
     Run,
     SourceFile,
     Span,
@@ -63,6 +66,11 @@ CHECKED_BYTES_MAX = 8_000_000
 larger one would keep a restart waiting: there a page is found to be bad when it is read."""
 BUSY_TIMEOUT_S = 5.0
 """Other processes commit in milliseconds; longer than this means that one is stuck inside a transaction."""
+PLACES_AT_ONCE = 1_000
+"""Rows of a retry whose places stand in one row of the ledger."""
+
+Place = tuple[int, int]
+"""Row and physical line of a source."""
 
 _MIGRATIONS = sorted(
     (file for file in resources.files(__package__).joinpath("migrations").iterdir() if file.name.endswith(".sql")),
@@ -84,7 +92,7 @@ _FROM = "FROM chunks c LEFT JOIN offers o ON o.load_id = c.load_id AND o.chunk =
 _LOAD = (
     "id, subscription, source_path, source_bytes, source_mtime_ns, source_inode, source_sha256, format, "
     "header_start, header_stop, header_fields, target, budget, rows, rejected, chunks, on_doubt, report_dir, "
-    "collected_dir, created_at, finished_at, exit_code, priority, origin"
+    "collected_dir, created_at, finished_at, exit_code, priority, origin, retry"
 )
 
 
@@ -129,14 +137,17 @@ class Ledger:
 
     # --- loads ----------------------------------------------------------------------------------------
 
-    def add_load(self, load: Load, plan: Plan) -> bool:
-        """A load and its whole plan, or neither; False when a load with this id is there already."""
+    def add_load(self, load: Load, plan: Plan, places: Iterable[Place | None] = ()) -> bool:
+        """A load and its whole plan, or neither; False when a load with this id is there already.
+
+        places: of a retry, where each of its rows stands in the source of the first load, in order.
+        """
         with self._transaction():
             if self._all("SELECT 1 FROM loads WHERE id = ?", load.id):
                 return False
             origin, sha256 = _origin_columns(load.origin)
             self._db.execute(
-                f"INSERT INTO loads ({_LOAD}, list_id, origin_sha256) VALUES ({', '.join('?' * 26)})",
+                f"INSERT INTO loads ({_LOAD}, list_id, origin_sha256) VALUES ({', '.join('?' * 27)})",
                 (
                     load.id,
                     load.subscription,
@@ -162,8 +173,9 @@ class Ledger:
                     load.exit_code,
                     load.priority,
                     origin,
+                    json.dumps(asdict(load.retry)) if load.retry is not None else None,
                     load.target.list_id,
-                    sha256,
+                    sha256 if load.retry is None else None,  # a retry is no load of those originals
                 ),
             )
             self._add_chunks(load.id, load.subscription, plan.chunks)
@@ -171,7 +183,27 @@ class Ledger:
                 "INSERT INTO rejected_rows (load_id, row, line, start, stop, reason) VALUES (?, ?, ?, ?, ?, ?)",
                 [(load.id, r.row, r.line, r.start, r.stop, r.reason) for r in plan.rejected],
             )
+            self._db.executemany(
+                "INSERT INTO retried_rows (load_id, block, places) VALUES (?, ?, ?)",
+                ((load.id, block, json.dumps(part)) for block, part in enumerate(_blocks(places))),
+            )
         return True
+
+    def place_of(self, load_id: LoadId) -> Callable[[int], Place | None]:
+        """Where a row of a retry stands in the source of the first load. Quick for rows in about their order."""
+
+        @lru_cache(maxsize=8)
+        def block(number: int) -> list[list[int] | None]:
+            found = self._all("SELECT places FROM retried_rows WHERE load_id = ? AND block = ?", load_id, number)
+            return list(json.loads(found[0][0])) if found else []
+
+        def place(row: int) -> Place | None:
+            number, at = divmod(row - 1, PLACES_AT_ONCE)
+            places = block(number)
+            found = places[at] if at < len(places) else None
+            return None if found is None else (found[0], found[1])
+
+        return place
 
     def load(self, load_id: str) -> Load | None:
         """The load with this id, or whose id begins so when only one does."""
@@ -216,7 +248,7 @@ class Ledger:
         with self._transaction():
             self._db.execute(
                 "UPDATE loads SET source_path = ?, source_mtime_ns = ?, source_inode = ?, report_dir = ?, "
-                "collected_dir = ?, origin = ?, origin_sha256 = ? WHERE id = ?",
+                "collected_dir = ?, origin = ?, origin_sha256 = CASE WHEN retry IS NULL THEN ? END WHERE id = ?",
                 (
                     source.path,
                     source.mtime_ns,
@@ -743,6 +775,12 @@ def _explain(error: sqlite3.DatabaseError, path: Path) -> OrchestratorError:
     )
 
 
+def _blocks(places: Iterable[Place | None]) -> Iterator[list[Place | None]]:
+    rest = iter(places)
+    while block := list(islice(rest, PLACES_AT_ONCE)):
+        yield block
+
+
 def _statements(schema: str) -> Iterator[str]:
     """The statements of a schema, triggers whole."""
     statement = ""
@@ -774,6 +812,7 @@ def _load(row: tuple[Any, ...]) -> Load:
         exit_code=row[21],
         priority=row[22],
         origin=_origin(row[23]),
+        retry=None if row[24] is None else Retry(**json.loads(row[24])),
     )
 
 

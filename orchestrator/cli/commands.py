@@ -27,10 +27,11 @@ from orchestrator.cli.output import (
     table,
 )
 from orchestrator.cli.progress import watching
+from orchestrator.cli.retry import show_change, show_nothing, show_preview, show_retry
 from orchestrator.config import Config, load_config
 from orchestrator.core.model import Format, Reading
 from orchestrator.errors import OrchestratorError
-from orchestrator.library import LoadOptions, LoadResult, Observer, StopRequest
+from orchestrator.library import LoadOptions, LoadResult, Observer, RetryOptions, StopRequest
 
 SIGNAL_CODES = {signal.SIGINT: 130, signal.SIGTERM: 143}
 
@@ -75,6 +76,8 @@ def _dispatch(options: argparse.Namespace, output: Output) -> int:
         case "status":
             show_status(output, library.status(config, options.load), named=options.load is not None)
             return 0
+        case "retry":
+            return _retry(options, output, config)
         case "report":
             result = library.report(config, options.load)
             return show_result(output, result, command="")
@@ -144,14 +147,36 @@ def _load(options: argparse.Namespace, output: Output, config: Config) -> int:
     )
 
 
+def _retry(options: argparse.Namespace, output: Output, config: Config) -> int:
+    wanted = RetryOptions(
+        reasons=options.reasons,
+        fix=",".join(options.fix),
+        report_dir=Path(options.report_dir) if options.report_dir else None,
+        max_rejected=options.max_rejected,
+        force=options.force,
+    )
+    if options.dry_run:
+        return show_preview(output, library.preview_retry(config, options.load, wanted, show_change(output)))
+    config.need_credentials()
+    summary = library.plan_retry(config, options.load, wanted)
+    if summary.load is None:
+        return show_nothing(output, summary)
+    show_retry(output, summary)
+    return _go_on(options, output, config, summary.load.id)
+
+
 def _resume(options: argparse.Namespace, output: Output, config: Config) -> int:
     config.need_credentials()
+    return _go_on(options, output, config, options.load)
+
+
+def _go_on(options: argparse.Namespace, output: Output, config: Config, load: str | None) -> int:
     return _drive(
         options,
         output,
         lambda observer, stop: library.resume(
             config,
-            options.load,
+            load,
             on_doubt=options.on_doubt,
             priority=options.priority,
             max_wait_s=options.max_wait,

@@ -160,6 +160,28 @@ def parser() -> argparse.ArgumentParser:
     )
     resume.add_argument("load", metavar="LOAD", nargs="?", help="id of a load, or how it begins")
 
+    retry = commands.add_parser(
+        "retry",
+        parents=[common, running],
+        help="a new load of the rows that failed and are worth sending again",
+        description="Send the failed rows of LOAD again as a load of their own: as they stand where their reason may "
+        "pass by itself, or mended by rules. The same command again resumes.",
+    )
+    retry.add_argument("load", metavar="LOAD", help="id of a finished load, or how it begins")
+    retry.add_argument("--fix", action="append", default=[], metavar="RULES", help="mend rows: trim,lower:email,...")
+    retry.add_argument(
+        "--reasons",
+        choices=("transient", "unknown", "all"),
+        default="unknown",
+        help="rows that go again unmended: transient reasons only, unknown ones too (default), or all",
+    )
+    retry.add_argument("--dry-run", action="store_true", help="show what would be changed and sent; send nothing")
+    retry.add_argument("--report-dir", metavar="DIR", help="folder of the report (default: reports/<load id>)")
+    retry.add_argument(
+        "--max-rejected", type=count, default=0, metavar="N", help="leave out up to N rows that cannot be sent"
+    )
+    retry.add_argument("--force", action="store_true", help="send the same rows again, although they were")
+
     report = commands.add_parser(
         "report",
         parents=[common],

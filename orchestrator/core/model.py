@@ -191,6 +191,18 @@ class Origin:
 
 
 @dataclass(frozen=True, slots=True)
+class Retry:
+    """What makes a load one of rows that failed before: of which load, which of its rows, mended how.
+
+    reasons, fix: as they were asked for (`core.worth`, `core.repair`); the same again gives the same rows.
+    """
+
+    of: LoadId
+    reasons: str
+    fix: str
+
+
+@dataclass(frozen=True, slots=True)
 class Load:
     """One source on its way into one subscription with one set of import settings."""
 
@@ -214,7 +226,9 @@ class Load:
     exit_code: int | None = None
     priority: Priority = "normal"
     origin: Origin | None = None
-    """What the source was made from, when `source` is a spool file."""
+    """What the source was made from, when `source` is a spool file. A retry has that of the first load."""
+    retry: Retry | None = None
+    """Its source is then a spool file of rows of an earlier load."""
 
 
 @dataclass(frozen=True, slots=True)

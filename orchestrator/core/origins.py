@@ -31,6 +31,8 @@ def called(path: str) -> str:
 
 def source_name(load: Load) -> str:
     """What people call the source of a load."""
+    if load.retry is not None:
+        return f"retry of {load.retry.of}"
     if load.origin is None:
         return called(load.source.path)
     return names_of([original.path for original in load.origin.originals])
@@ -38,6 +40,8 @@ def source_name(load: Load) -> str:
 
 def source_path(load: Load) -> str:
     """Where people find it."""
+    if load.retry is not None:
+        return source_name(load)
     if load.origin is None:
         return load.source.path
     paths = [original.path for original in load.origin.originals]

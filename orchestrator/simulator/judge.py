@@ -47,11 +47,13 @@ def judge(
     *,
     key_must_exist: Callable[[str], bool] | None = None,
     poison: str | None = None,
+    stumbles: Callable[[list[str]], str] | None = None,
     keep: Callable[[tuple[str, ...], list[str]], None] | None = None,
 ) -> Judgement | None:
     """Judge every row; None when the file has no header or is not UTF-8 text.
 
-    keys: columns every row must have a value in. keep: called with the key and the cells of each imported row.
+    keys: columns every row must have a value in. stumbles: why a sound row fails this time, or "". keep: called with
+    the key and the cells of each imported row.
     """
     try:
         reader = csv.reader(io.StringIO(content.decode(), newline=""), delimiter=DELIMITERS[format])
@@ -88,6 +90,8 @@ def judge(
             poisoned = True
         if not reason and key_must_exist is not None and not key_must_exist(cells[key_columns[0][0] or 0]):
             reason = "Lead not found"
+        if not reason and stumbles is not None:
+            reason = stumbles(cells)
         if reason:
             failed.append(Judged(index, tuple(cells), reason))
             continue

@@ -109,6 +109,7 @@ class Marketo:
         self._tokens: dict[str, _Token] = {}
         self._old_tokens: dict[str, _Token] = {}
         self._accepted: dict[str, int] = {}
+        self._tries: Counter[bytes] = Counter()
         self._next_batch = 1000 + self._rng.randrange(1000)
         self._requests = 0
         self.now = 0.0
@@ -333,7 +334,7 @@ class Marketo:
         list_id: int | None,
     ) -> Response:
         before = self._accepted.get(digest)
-        if before is not None and not (self.jobs[before].fails and self.jobs[before].ended_at is not None):
+        if before is not None and not self.jobs[before].came_to_nothing:
             self._note("the same file twice", f"batch {before} has it")
         exists = (lambda key: (key,) in self.leads) if keys == ("id",) else None
         judgement = judge(
@@ -344,6 +345,7 @@ class Marketo:
             missing,
             key_must_exist=exists,
             poison=self.settings.poison,
+            stumbles=self._stumbles if self.settings.transient_share else None,
             keep=self._keep if self.settings.keep_leads else None,
         )
         if judgement is None:
@@ -371,6 +373,14 @@ class Marketo:
         else:
             result["importId"] = str(job.batch_id)
         return envelope(self._request_id(), success=True, result=[result])
+
+    def _stumbles(self, cells: list[str]) -> str:
+        """The reason why a row that is sound fails this time; empty when it does not."""
+        digest = hashlib.sha256("\0".join([str(self.settings.seed), *cells]).encode()).digest()[:8]
+        if int.from_bytes(digest) >= self.settings.transient_share * 2**64:
+            return ""
+        self._tries[digest] += 1
+        return self.settings.transient_reason if self._tries[digest] <= self.settings.transient_tries else ""
 
     def _keep(self, key: tuple[str, ...], cells: list[str]) -> None:
         self.leads[key] = cells

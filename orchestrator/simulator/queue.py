@@ -42,6 +42,12 @@ class Job:
         return "Failed" if self.fails else "Complete"
 
     @property
+    def came_to_nothing(self) -> bool:
+        """Has it ended without importing a row? Then the same file may well come again."""
+        assert self.judgement is not None
+        return self.ended_at is not None and (self.fails or len(self.judgement.failed) == self.judgement.rows)
+
+    @property
     def unfinished(self) -> bool:
         return self.ended_at is None
 

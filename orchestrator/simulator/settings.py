@@ -29,6 +29,12 @@ class Settings:
     poison: str | None = None
     """A job with a row that holds this value ends Failed."""
     failed_message: str = "System error"
+    transient_share: float = 0.0
+    """Of rows that fail the first times they are imported, and not after that. No document shows one; users of other
+    bulk imports know such rows. Rows that are alike count as one."""
+    transient_tries: int = 1
+    """How many times they fail."""
+    transient_reason: str = "System error"
 
     # Tokens
     token_life: float = 3_600.0

@@ -37,6 +37,7 @@ from orchestrator.core.model import (
     Offered,
     Plan,
     RejectedRow,
+    Retry,
     SeenImporting,
     SourceFile,
     Span,
@@ -101,6 +102,27 @@ def test_a_load_comes_back_as_it_was_written(tmp_path: Path) -> None:
         assert ledger.chunk(load.id, ChunkNumber(2)) == plan.chunks[1]
         assert ledger.rejected_rows(load.id) == list(plan.rejected)
         assert [record.chunk for record in ledger.records(load.id)] == list(plan.chunks)
+
+
+def test_a_retry_knows_where_its_rows_stood_in_the_first_source(tmp_path: Path) -> None:
+    """Its own row numbers mean nothing to who has the first source open."""
+    plan = a_plan(1)
+    first, load = (
+        a_load(plan),
+        replace(a_load(plan, "bbbbbbbbbbbb"), retry=Retry(LoadId("aaaaaaaaaaaa"), "unknown", "trim")),
+    )
+    places = [None if row % 7 == 0 else (3 * row, 3 * row + 1) for row in range(1, 2_501)]
+    with Ledger(tmp_path / "ledger.db") as ledger:
+        assert ledger.add_load(first, plan)
+        assert ledger.add_load(load, plan, places)
+        assert not ledger.add_load(load, plan, places)
+    with Ledger(tmp_path / "ledger.db") as ledger:
+        assert ledger.load(load.id) == load
+        place_of = ledger.place_of(load.id)
+        for row in (1, 2_500, 7, 1_000, 1_001, 2_000):
+            assert place_of(row) == places[row - 1], row
+        assert place_of(2_501) is None
+        assert ledger.place_of(first.id)(1) is None
 
 
 def test_the_ledger_can_be_read_by_its_owner_only(tmp_path: Path) -> None:

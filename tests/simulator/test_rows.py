@@ -54,6 +54,21 @@ def test_a_value_of_the_wrong_type_fails_its_row_and_the_reason_has_the_display_
     )
 
 
+@pytest.mark.parametrize("tries", [1, 2])
+def test_a_share_of_sound_rows_fails_the_first_times_and_then_no_more(tries: int) -> None:
+    """What a second chance is for; a row that is wrong in itself fails every time, for its own reason."""
+    client = Client(transient_share=0.2, transient_tries=tries, transient_reason="Lead is locked")
+    file = "email,leadScore\n" + "".join(f"lead{n}@example.com,1\n" for n in range(500)) + "bad@example.com,x\n"
+    first = client.judged(file)
+    assert 60 < first[0]["numOfRowsFailed"] < 140
+    assert first[1].count("Lead is locked") == first[0]["numOfRowsFailed"] - 1
+    for _ in range(tries - 1):
+        assert client.judged(file)[1] == first[1]
+    assert list(csv.reader(io.StringIO(client.judged(file)[1])))[1:] == [
+        ["bad@example.com", "x", invalid("Lead Score")]
+    ]
+
+
 @pytest.mark.parametrize("email", ["ana@nowhere", "ana", "ana@@example.com", "ana😀@example.com", "añá@example.com"])
 def test_a_malformed_address_is_a_warning_and_the_row_is_imported(email: str) -> None:
     """Counting warned rows as failed would have them sent again."""

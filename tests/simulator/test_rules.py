@@ -74,6 +74,16 @@ def test_a_file_whose_job_failed_may_be_sent_again() -> None:
     assert client.rules_broken == ["the same file twice"]
 
 
+def test_a_file_all_of_whose_rows_failed_may_be_sent_again() -> None:
+    """That is what a retry does; once a row of it is imported, it would be imported twice."""
+    client = Client(transient_share=1.0)
+    for _ in range(2):
+        client.judged(FILE)
+    assert client.rules_broken == []
+    client.judged(FILE)
+    assert client.rules_broken == ["the same file twice"]
+
+
 @pytest.mark.parametrize("fault", ["drop after", "http 502 after", "truncate", "cut silently", "no result"])
 def test_a_file_whose_answer_was_lost_may_be_sent_again(fault: str) -> None:
     """Nobody can know whether that job exists: to send it again is right, and must not be held against the client."""

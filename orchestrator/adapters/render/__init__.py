@@ -20,11 +20,14 @@ from typing import TextIO
 from orchestrator.adapters.render.page import ROWS, write_page
 from orchestrator.adapters.render.source import SourceBytes
 from orchestrator.adapters.render.summary import head_of, write_summary
-from orchestrator.adapters.render.tables import Tables
+from orchestrator.adapters.render.tables import Tables, ended
 from orchestrator.core.model import ChunkRecord, CollectedFile, Load, RejectedRow, State, Totals
 from orchestrator.core.origins import called, place
 from orchestrator.core.reasons import ReasonCount, Reasons, by_column
 from orchestrator.core.report import Kind, PlainRun, ReportRow, entries_of_chunk, totals
+
+PlaceOf = Callable[[int], tuple[int, int] | None]
+"""Row and line in the source of the first load, of a row of this one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,10 +86,12 @@ def write_report(
     finished_at: float,
     exit_code: int,
     stopped: str = "",
+    place_of: PlaceOf | None = None,
 ) -> Written:
     """Write all files of the report of a load; `records` is read more than once.
 
-    stopped: why the load stopped before its end, empty when it did not.
+    stopped: why the load stopped before its end, empty when it did not. place_of: of a retry, where its rows stand in
+    the source of the first load; that is what the report names.
     """
     _private(folder)
     sums = totals(load, records())
@@ -97,12 +102,13 @@ def write_report(
         lines = files.enter_context(_atomic(folder / "report.jsonl"))
         retry = files.enter_context(_atomic(folder / "retry.csv"))
         tables = Tables(load, source, table, lines, retry.buffer)
+        in_runs = load.origin is None and place_of is None
         for entry in _entries(load, records(), list(rejected), source):
-            if isinstance(entry, PlainRun) and load.origin is None:
+            if isinstance(entry, PlainRun) and in_runs:
                 tally.add_run(entry, tables.write_run(entry))
                 continue
-            for row in map(entry.row, entry.hits) if isinstance(entry, PlainRun) else [entry]:
-                found, source_file = _in_original(load, row)
+            for row in _each(entry):
+                found, source_file = _in_original(load, _placed(row, place_of))
                 tables.write(found, source_file)
                 tally.add(found)
     notes = list(source.notes)
@@ -130,6 +136,46 @@ def write_report(
 
 
 # --- rows ---------------------------------------------------------------------------------------------
+
+
+def read_rows(
+    load: Load,
+    records: Iterable[ChunkRecord],
+    rejected: Iterable[RejectedRow],
+    place_of: PlaceOf | None,
+    notes: list[str],
+) -> Iterator[tuple[ReportRow, bytes]]:
+    """The rows that the report of a load lists, each with its bytes as they stand in the source (none without a place).
+
+    notes: gets what keeps the source from being read.
+    """
+    source = SourceBytes(load)
+    for entry in _entries(load, records, list(rejected), source):
+        for row in _each(entry):
+            yield _placed(row, place_of), ended(source.bytes_of(row.sent)) if row.sent is not None else b""
+    notes += source.notes
+
+
+def read_header(load: Load) -> bytes:
+    """The header of a load's source, as it stands there while the source is the one that was planned."""
+    return ended(SourceBytes(load).header())
+
+
+def _placed(row: ReportRow, place_of: PlaceOf | None) -> ReportRow:
+    """The row under the number that it has in the source of the first load."""
+    if place_of is None:
+        return row
+    place = place_of(row.source_row) if row.source_row is not None else None
+    return replace(
+        row,
+        source_row=place[0] if place else None,
+        source_line=place[1] if place else None,
+        candidates=tuple(known[0] for one in row.candidates if (known := place_of(one)) is not None),
+    )
+
+
+def _each(entry: ReportRow | PlainRun) -> Iterator[ReportRow]:
+    return map(entry.row, entry.hits) if isinstance(entry, PlainRun) else iter([entry])
 
 
 def _entries(

@@ -60,6 +60,7 @@ def head_of(
     return {
         "schema": SCHEMA,
         "load_id": load.id,
+        "retry_of": load.retry.of if load.retry is not None else None,
         "source": {
             "name": source_name(load),
             "files": _files(load),
@@ -73,6 +74,8 @@ def head_of(
             **asdict(load.target),
             "chunk_bytes": load.budget,
             "on_doubt": load.on_doubt,
+            "reasons": load.retry.reasons if load.retry is not None else None,
+            "fix": load.retry.fix if load.retry is not None else None,
         },
         "started_at": time_text(times[0]),
         "finished_at": time_text(times[1]),

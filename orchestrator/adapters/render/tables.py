@@ -52,7 +52,7 @@ class Tables:
         self.retry_missing = 0
         self._several = load.origin is not None and len(load.origin.originals) > 1
         table.write(_csv_line([*COLUMNS, *[FILE_COLUMN] * self._several, *map(harmless, _columns(self._fields))]))
-        retry.write(_ended(source.header()))
+        retry.write(ended(source.header()))
 
     def write(self, row: ReportRow, source_file: str | None = None) -> None:
         """One row, whatever is in it. `source_file`: which of several original files it stands in."""
@@ -61,7 +61,7 @@ class Tables:
         self._lines.write(self._json(row, at))
         if row.kind == "failure":
             if row.sent is not None:
-                self._retry.write(_ended(self._source.bytes_of(row.sent)))
+                self._retry.write(ended(self._source.bytes_of(row.sent)))
             else:
                 self.retry_missing += 1
 
@@ -185,5 +185,6 @@ def _columns(fields: Sequence[str]) -> list[str]:
     return names
 
 
-def _ended(row: bytes) -> bytes:
+def ended(row: bytes) -> bytes:
+    """A row that ends its line."""
     return row if row.endswith(b"\n") else row + b"\n"
