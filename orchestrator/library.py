@@ -108,6 +108,8 @@ class LoadOptions:
     max_wait_s: float | None = None
     max_rejected: int = 0
     force: bool = False
+    retry: bool = True
+    """Rows that fail by accident go again at the end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,6 +249,7 @@ async def resume(
     priority: Priority | None = None,
     max_wait_s: float | None = None,
     fail_on_warning: bool = False,
+    retry: bool = True,
     observer: Observer | None = None,
     stop: StopRequest | None = None,
     world: World | None = None,
@@ -272,6 +275,7 @@ async def resume(
             priority=priority,
             max_wait_s=max_wait_s,
             fail_on_warning=fail_on_warning,
+            retry=retry,
         )
         return await _drive(config, ledger, found, options, world, observer, stop)
 
@@ -581,6 +585,7 @@ async def _drive(
                 limits=_limits(config),
                 quota=quota,
                 max_wait_s=options.max_wait_s,
+                retry=options.retry,
                 observe=observer,
             )
             if stop is not None:

@@ -65,7 +65,9 @@ def rows(config: Config, ledger: Ledger, load: Load, retry: Retry, tally: Tally)
 def _rows(ledger: Ledger, load: Load, retry: Retry, tally: Tally) -> Iterator[Again]:
     repair = _repair(load, retry.fix)
     notes: list[str] = []
-    found = read_rows(load, ledger.records(load.id), ledger.rejected_rows(load.id), place_of(ledger, load), notes)
+    found = read_rows(
+        load, lambda: ledger.records(load.id), ledger.rejected_rows(load.id), place_of(ledger, load), notes
+    )
     which = next(which for which in get_args(Which) if which == retry.reasons)
     yield from rows_again(found, header=load.header.fields, format=load.format, which=which, repair=repair, tally=tally)
     if notes:

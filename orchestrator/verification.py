@@ -29,6 +29,8 @@ def verify(folder: Path, source: Path) -> list[CheckLine]:
     report = _report(folder)
     try:
         lines = [_line("the sums of report.json", faults_of_sums(report), "every row is in one place")]
+        if report["retry_of"] is not None:
+            return [*lines, *_retry(folder, report)]
         known, found = report["source"], fingerprint_file(source.resolve())
         same = (found.sha256, found.size_bytes) == (known["sha256"], known["bytes"])
         original = found.sha256 in [file["sha256"] for file in known["files"]]
@@ -51,6 +53,16 @@ def verify(folder: Path, source: Path) -> list[CheckLine]:
             remedy="Write it again with `orchestrator report LOAD`.",
         ) from error
     return lines
+
+
+def _retry(folder: Path, report: Mapping[str, Any]) -> Iterator[CheckLine]:
+    """The source of a retry is gone with its end, and its rows go by the numbers of another load's source."""
+    note = f"these are rows of load {report['retry_of']}: verify that one against its source"
+    yield CheckLine("the source (of a retry)", True, note)
+    listed = Listed(report, numbered=False)
+    faults = list(_faults_of_rows(folder, listed, None, None))
+    yield _line("the rows of report.jsonl", [*listed.faults(), *faults], _named(listed, same=False))
+    yield _line("report.csv beside report.jsonl", _faults_of_table(folder), "the same rows")
 
 
 def _line(what: str, faults: Iterator[str] | list[str], note: str) -> CheckLine:
@@ -96,7 +108,7 @@ def _plan(report: Mapping[str, Any], source: Path) -> tuple[SourceFile, Plan]:
 def _faults_of_plan(report: Mapping[str, Any], plan: Plan) -> Iterator[str]:
     if plan.rows != report["totals"]["rows"] or plan.rejected_rows != report["totals"]["rejected"]:
         yield f"the source has {plan.rows:,} rows of which {plan.rejected_rows:,} cannot be sent"
-    told = {chunk["chunk"]: chunk for chunk in report["chunks"] if chunk["parent"] is None}
+    told = {chunk["chunk"]: chunk for chunk in report["chunks"] if chunk["parent"] is None and not chunk["again"]}
     if told.keys() != {chunk.number for chunk in plan.chunks}:
         yield f"there are {len(told):,} chunks, {len(plan.chunks):,} are in the source"
     for chunk in plan.chunks:

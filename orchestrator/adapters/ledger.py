@@ -40,6 +40,7 @@ from orchestrator.core.model import (
     Header,
     Load,
     LoadId,
+    MovedOn,
     Offer,
     Offered,
     Origin,
@@ -69,6 +70,8 @@ BUSY_TIMEOUT_S = 5.0
 PLACES_AT_ONCE = 1_000
 """Rows of a retry whose places stand in one row of the ledger."""
 
+Moved = Mapping[ChunkNumber, int]
+"""Failed rows of each chunk."""
 Place = tuple[int, int]
 """Row and physical line of a source."""
 
@@ -82,7 +85,7 @@ SCHEMA_VERSION = len(_MIGRATIONS)
 
 _STANDING = (
     "c.load_id, c.number, c.rows, c.state, c.attempts, c.batch_failures, c.doubts, c.batch_failures_before, "
-    "c.doubts_before, c.not_before, c.why, "
+    "c.doubts_before, c.moved, c.not_before, c.why, "
     "o.attempt, o.offered_at, o.slot, o.batch_id, o.accepted_at, o.lost_at, o.queued_last_at, "
     "o.importing_first_at, o.importing_last_at, o.ended_at, o.status, o.imported, o.failed, o.warned, "
     "o.message, o.collected_at, o.failures_path, o.failures_records, o.warnings_path, o.warnings_records"
@@ -290,7 +293,7 @@ class Ledger:
         with self._transaction():
             if self._all("SELECT 1 FROM chunks WHERE load_id = ? AND slot IS NOT NULL LIMIT 1", load_id):
                 return False
-            for table in ("facts", "offers", "rejected_rows", "calls", "runs", "chunks"):
+            for table in ("facts", "offers", "rejected_rows", "retried_rows", "calls", "runs", "chunks"):
                 self._db.execute(f"DELETE FROM {table} WHERE load_id = ?", (load_id,))
             self._db.execute("DELETE FROM loads WHERE id = ?", (load_id,))
         return True
@@ -346,7 +349,7 @@ class Ledger:
         holds = after.state in lifecycle.HOLDS_SLOT
         slot = after.offer.slot if holds and after.offer is not None else None
         self._db.execute(
-            "UPDATE chunks SET state = ?, slot = ?, attempts = ?, batch_failures = ?, doubts = ?, "
+            "UPDATE chunks SET state = ?, slot = ?, attempts = ?, batch_failures = ?, doubts = ?, moved = ?, "
             "not_before = ?, why = ? WHERE load_id = ? AND number = ?",
             (
                 after.state,
@@ -354,6 +357,7 @@ class Ledger:
                 after.attempts,
                 after.batch_failures,
                 after.doubts,
+                after.moved,
                 after.not_before,
                 after.why,
                 after.load_id,
@@ -472,7 +476,8 @@ class Ledger:
 
     def chunk(self, load_id: LoadId, number: ChunkNumber) -> Chunk:
         row = self._all(
-            "SELECT number, spans, rows, size_bytes, sha256, parent FROM chunks WHERE load_id = ? AND number = ?",
+            "SELECT number, spans, rows, size_bytes, sha256, parent, again FROM chunks "
+            "WHERE load_id = ? AND number = ?",
             load_id,
             number,
         )[0]
@@ -528,12 +533,33 @@ class Ledger:
     def settled_counts(self, load_id: LoadId) -> tuple[int, int, int, int]:
         """Rows of chunks at rest, and of ended batches: rows, imported, failed, warned."""
         row = self._all(
-            "SELECT coalesce(sum(c.rows), 0), coalesce(sum(o.imported), 0), coalesce(sum(o.failed), 0), "
-            f"coalesce(sum(o.warned), 0) {_FROM} "
+            "SELECT coalesce(sum(c.rows - c.moved), 0), coalesce(sum(o.imported), 0), "
+            f"coalesce(sum(o.failed - c.moved), 0), coalesce(sum(o.warned), 0) {_FROM} "
             "WHERE c.load_id = ? AND c.state IN ('settled', 'expired', 'rejected', 'held')",
             load_id,
         )[0]
         return int(row[0]), int(row[1]), int(row[2]), int(row[3])
+
+    def gone_again(self, load_id: LoadId) -> int:
+        """How many times rows of this load were put into last chunks."""
+        return int(self._all("SELECT again FROM loads WHERE id = ?", load_id)[0][0])
+
+    def add_last_chunks(self, load_id: LoadId, at: float, again: int, chunks: list[Chunk], moved: Moved) -> bool:
+        """Failed rows, taken out of their chunks and put into new ones: all of it or nothing, and each time once.
+
+        False when rows have gone again so many times already.
+        """
+        with self._transaction():
+            if self.gone_again(load_id) >= again:
+                return False
+            assert sum(chunk.rows for chunk in chunks) == sum(moved.values()), "what moves on arrives"
+            next_number = 1 + int(self._all("SELECT max(number) FROM chunks WHERE load_id = ?", load_id)[0][0])
+            numbered = [replace(chunk, number=ChunkNumber(next_number + i)) for i, chunk in enumerate(chunks)]
+            self._add_chunks(load_id, self._subscription(load_id), numbered)
+            for number, rows in moved.items():
+                self._record(self._standing(load_id, number), MovedOn(at=at, rows=rows, again=again))
+            self._db.execute("UPDATE loads SET again = ? WHERE id = ?", (again, load_id))
+        return True
 
     # --- the queue: what is known of it, and who wants to use it ------------------------------------------
 
@@ -703,7 +729,7 @@ class Ledger:
     def _add_chunks(self, load_id: LoadId, subscription: str, chunks: Iterable[Chunk]) -> None:
         self._db.executemany(
             "INSERT INTO chunks (load_id, number, parent, subscription, spans, first_row, rows, size_bytes, "
-            "sha256, state) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, 'planned')",
+            "sha256, again, state) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 'planned')",
             [
                 (
                     load_id,
@@ -715,6 +741,7 @@ class Ledger:
                     chunk.rows,
                     chunk.size_bytes,
                     chunk.sha256,
+                    chunk.again,
                 )
                 for chunk in chunks
             ],
@@ -836,7 +863,7 @@ def _origin(text: str | None) -> Origin | None:
 
 
 def _chunk(row: tuple[Any, ...]) -> Chunk:
-    number, spans, rows, size_bytes, sha256, parent = row
+    number, spans, rows, size_bytes, sha256, parent, again = row
     return Chunk(
         number=ChunkNumber(number),
         spans=tuple(Span(*span) for span in json.loads(spans)),
@@ -844,6 +871,7 @@ def _chunk(row: tuple[Any, ...]) -> Chunk:
         size_bytes=size_bytes,
         sha256=sha256,
         parent=None if parent is None else ChunkNumber(parent),
+        again=again,
     )
 
 
@@ -858,9 +886,10 @@ def _standing(row: tuple[Any, ...]) -> Standing:
         doubts=row[6],
         batch_failures_before=row[7],
         doubts_before=row[8],
-        not_before=row[9],
-        why=row[10],
-        offer=_offer(row[11:]),
+        moved=row[9],
+        not_before=row[10],
+        why=row[11],
+        offer=_offer(row[12:]),
     )
 
 

@@ -134,6 +134,7 @@ def _load_options(options: argparse.Namespace, config: Config) -> LoadOptions:
         max_wait_s=getattr(options, "max_wait", None),
         max_rejected=options.max_rejected,
         force=getattr(options, "force", False),
+        retry=not getattr(options, "no_retry", False),
     )
 
 
@@ -181,6 +182,7 @@ def _go_on(options: argparse.Namespace, output: Output, config: Config, load: st
             priority=options.priority,
             max_wait_s=options.max_wait,
             fail_on_warning=options.fail_on_warning,
+            retry=not options.no_retry,
             observer=observer,
             stop=stop,
         ),
@@ -210,7 +212,9 @@ def _drive(
         if expected is not None and isinstance(first := _first(expected), OrchestratorError):
             raise first from None
         raise
-    command = resume_command(result, options.config, options.subscription, fail_on_warning=options.fail_on_warning)
+    command = resume_command(
+        result, options.config, options.subscription, fail_on_warning=options.fail_on_warning, no_retry=options.no_retry
+    )
     return show_result(output, result, command=command)
 
 

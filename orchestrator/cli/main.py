@@ -111,6 +111,7 @@ def parser() -> argparse.ArgumentParser:
         "--priority", choices=("low", "normal", "high"), help="among the loads of one subscription (default: normal)"
     )
     running.add_argument("--max-wait", type=duration, metavar="DURATION", help="stop, resumable, after 90s, 15m, 2h")
+    running.add_argument("--no-retry", action="store_true", help="do not send rows again that failed by accident")
     running.add_argument("--no-progress", action="store_true", help="no progress on stderr")
 
     codes = "exit codes:\n" + "\n".join(f"  {code:<4} {meaning}" for code, meaning in EXIT_CODES.items())

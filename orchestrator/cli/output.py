@@ -92,7 +92,12 @@ def span(seconds: float) -> str:
 
 
 def resume_command(
-    result: LoadResult, config: str | None, subscription: str | None, *, fail_on_warning: bool = False
+    result: LoadResult,
+    config: str | None,
+    subscription: str | None,
+    *,
+    fail_on_warning: bool = False,
+    no_retry: bool = False,
 ) -> str:
     """The exact command that goes on."""
     parts = ["orchestrator", "resume", result.load.id]
@@ -102,6 +107,8 @@ def resume_command(
         parts += ["--subscription", subscription]
     if fail_on_warning:
         parts.append("--fail-on-warning")
+    if no_retry:
+        parts.append("--no-retry")
     if isinstance(result.stopped, DoubtHeld):
         parts += ["--on-doubt", "resend"]
     return shlex.join(parts)

@@ -39,9 +39,14 @@ def faults_of_sums(report: Mapping[str, Any]) -> Iterator[str]:
         if chunk["state"] == "halved":
             if accounted or parts[chunk["chunk"]] != chunk["rows"]:
                 yield f"{where}: it has {chunk['rows']:,} rows, its parts have {parts[chunk['chunk']]:,}"
-        elif accounted != chunk["rows"]:
+        elif accounted + chunk["sent_again"] != chunk["rows"]:
             yield f"{where}: {accounted:,} of its {chunk['rows']:,} rows are accounted for"
-    whole = sum(chunk["rows"] for chunk in chunks if chunk["parent"] is None)
+    whole = sum(chunk["rows"] for chunk in chunks if chunk["parent"] is None and not chunk["again"])
+    for again in range(1, 1 + max((chunk["again"] for chunk in chunks), default=0)):
+        sent = sum(chunk["sent_again"] for chunk in chunks if chunk["again"] == again - 1)
+        came = sum(chunk["rows"] for chunk in chunks if chunk["again"] == again and chunk["parent"] is None)
+        if sent != came:
+            yield f"{sent:,} rows went again, and {came:,} came to last chunks"
     if whole + totals["rejected"] != totals["rows"]:
         yield f"{whole:,} rows in chunks and {totals['rejected']:,} rejected are not {totals['rows']:,}"
     yield from _faults_of_batches(report)
@@ -60,16 +65,20 @@ def _faults_of_batches(report: Mapping[str, Any]) -> Iterator[str]:
         elif (batch["sha256"], batch["rows"]) != (chunk["sha256"], chunk["rows"]):
             yield f"chunk {chunk['chunk']}: batch {batch['batch_id']} is of other bytes"
         elif batch["status"] == "Complete" and (
-            chunk["imported"] > batch["imported"] or chunk["failed"] != min(batch["failed"], chunk["rows"])
+            chunk["imported"] > batch["imported"]
+            or chunk["failed"] + chunk["sent_again"] != min(batch["failed"], chunk["rows"])
         ):
             yield f"chunk {chunk['chunk']}: it is not what Marketo counted of batch {batch['batch_id']}"
 
 
 class Listed:
-    """The rows of the tables, as they come by, against what report.json says of them."""
+    """The rows of the tables, as they come by, against what report.json says of them.
 
-    def __init__(self, report: Mapping[str, Any]) -> None:
-        self._report = report
+    numbered: their numbers are those of the load's own source, in its chunks.
+    """
+
+    def __init__(self, report: Mapping[str, Any], *, numbered: bool = True) -> None:
+        self._report, self._numbered = report, numbered
         self._reasons: Counter[tuple[str, str]] = Counter()
         self._kinds: Counter[str] = Counter()
         self._chunks = {chunk["chunk"]: (chunk["first_row"], chunk["last_row"]) for chunk in report["chunks"]}
@@ -81,7 +90,7 @@ class Listed:
         kind, number = row["kind"], row["source_row"]
         self._kinds[kind] += 1
         self._reasons[kind, row["reason"][:REASON_CHARACTERS_MAX]] += 1
-        if number is None:
+        if number is None or not self._numbered:
             return
         if row["chunk"] is not None:
             first, last = self._chunks.get(row["chunk"], (0, 0))

@@ -23,6 +23,7 @@ from orchestrator.core.model import (
     Expired,
     Fact,
     Halved,
+    MovedOn,
     Offer,
     Offered,
     Refused,
@@ -79,6 +80,7 @@ TRANSITIONS: dict[tuple[State, type[Fact]], frozenset[State]] = {
     (State.COLLECTING, Collected): frozenset({State.SETTLED}),
     (State.COLLECTING, Halved): frozenset({State.HALVED}),
     (State.COLLECTING, Expired): frozenset({State.SETTLED}),
+    (State.SETTLED, MovedOn): frozenset({State.SETTLED}),
 }
 
 
@@ -162,6 +164,12 @@ def _after(standing: Standing, fact: Fact) -> Standing:
         case Collected():
             offer = replace(_offer(standing), collected_at=fact.at, failures=fact.failures, warnings=fact.warnings)
             return replace(standing, state=State.SETTLED, offer=offer)
+        case MovedOn():
+            counts = _offer(standing).counts
+            moved = standing.moved + fact.rows
+            if counts is None or fact.rows < 1 or moved > counts.failed:
+                raise IllegalTransition(f"chunk {standing.number}: {moved} failed rows moved on, {counts} counted")
+            return replace(standing, moved=moved)
         case Halved():
             return replace(standing, state=State.HALVED, why=fact.why)
         case _:

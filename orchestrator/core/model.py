@@ -76,6 +76,8 @@ class Chunk:
     size_bytes: int
     sha256: str
     parent: ChunkNumber | None = None
+    again: int = 0
+    """How many times its rows have gone again after they failed: 0 in the chunks of the plan and their halves."""
 
     @property
     def first_row(self) -> int:
@@ -325,6 +327,8 @@ class Standing:
     """Batches that ended Failed of the chunks it was cut from."""
     doubts_before: int = 0
     """Offers that lost their answer of the chunks it was cut from."""
+    moved: int = 0
+    """Of its failed rows, how many went into a later chunk of the load: they are counted there."""
     not_before: float = 0.0
     """PLANNED: earliest time of the next offer. COLLECTING: earliest time of the next try."""
     why: str = ""
@@ -471,6 +475,16 @@ class Halved:
     why: str
 
 
+@dataclass(frozen=True, slots=True)
+class MovedOn:
+    """Some of its failed rows went into a last chunk of the load."""
+
+    at: float
+    rows: int
+    again: int
+    """How many times they have gone again then."""
+
+
 Fact = (
     Offered
     | Accepted
@@ -485,6 +499,7 @@ Fact = (
     | Expired
     | Collected
     | Halved
+    | MovedOn
 )
 
 

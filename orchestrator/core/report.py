@@ -35,6 +35,8 @@ class Account:
     warned: int = 0
     unsent: int = 0
     unknown: int = 0
+    moved: int = 0
+    """Failed and sent again: they are counted where they came to."""
     discrepancy: str = ""
 
 
@@ -98,7 +100,9 @@ def account(record: ChunkRecord) -> Account:
         case State.PLANNED | State.REJECTED if not _may_be_imported(standing):
             return Account(unsent=rows)
         case State.SETTLED | State.COLLECTING if offer is not None and offer.counts is not None:
-            return _counted(offer, rows)
+            one = _counted(offer, rows)
+            assert standing.moved <= one.failed, "only failed rows move on"
+            return replace(one, failed=one.failed - standing.moved, moved=standing.moved)
         case _:
             return Account(unknown=rows)
 

@@ -106,6 +106,12 @@ class Books:
         for standing in await self.ask(self.ledger.unsettled_offers, load_id):
             await self.record(standing, AnswerLost(now, "the process ended before the answer was recorded"))
 
+    def moved_on(self, rows: int, chunks: int) -> None:
+        """Failed rows are in new chunks now: they are open again."""
+        self.by_state[State.PLANNED] += chunks
+        self.settled -= rows
+        self.failed -= rows
+
     def _count(self, before: Standing, after: Standing, fact: Fact) -> None:
         self.by_state[before.state] -= 1
         self.by_state[after.state] += 1

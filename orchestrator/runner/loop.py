@@ -42,6 +42,7 @@ from orchestrator.runner.books import Books
 from orchestrator.runner.following import Following
 from orchestrator.runner.offering import Offering
 from orchestrator.runner.quota import Quota
+from orchestrator.runner.resending import send_again
 from orchestrator.runner.strikes import Strikes, quota_spent
 
 log = structlog.get_logger()
@@ -116,6 +117,7 @@ class Runner:
         limits: Limits,
         quota: Quota | None = None,
         max_wait_s: float | None = None,
+        retry: bool = True,
         observe: Callable[[Progress], None] | None = None,
     ) -> None:
         self._load, self._ledger, self._marketo, self._caller = load, ledger, marketo, caller
@@ -123,6 +125,7 @@ class Runner:
         self._quota, self._max_wait_s, self._observe = quota, max_wait_s, observe
         self._loads: dict[LoadId, Load] = {load.id: load}
         self._adopted: dict[LoadId, Ownership] = {}
+        self._retry = retry
         self._books = books = Books(ledger, load)
         strikes = Strikes(limits, rng, load.subscription)
         self._offering = Offering(
@@ -164,7 +167,9 @@ class Runner:
                     if (reason := self._reason_to_stop(now)) is not None:
                         self._stop_for(reason)
                     if not self._busy and view.unfinished == 0:
-                        break
+                        if not await self._sent_again():
+                            break
+                        continue
                     if self._stop is not None or self._stop_requested:
                         await self._drain()
                         break
@@ -190,6 +195,12 @@ class Runner:
             with anyio.CancelScope(shield=True):
                 await self._end()
         return self._stop
+
+    async def _sent_again(self) -> bool:
+        """At the end: did rows that failed by accident go into new chunks?"""
+        if not self._retry or self._stop is not None or self._stop_requested:
+            return False
+        return await send_again(self._load, self._books, self._clock)
 
     def request_stop(self) -> None:
         """Start no upload any more, write down what became of those under way, and return."""

@@ -24,6 +24,7 @@ from orchestrator.core.model import (
     Fact,
     Halved,
     LoadId,
+    MovedOn,
     Offer,
     Offered,
     Refused,
@@ -51,11 +52,13 @@ FACTS: dict[type[Fact], Fact] = {
     Expired: Expired(20.0, "1013"),
     Collected: Collected(21.0, CollectedFile("f", 2), None),
     Halved: Halved(11.0, (HALF, HALF), "413"),
+    MovedOn: MovedOn(30.0, 2, 1),
 }
 
 
 def standing(state: State) -> Standing:
-    offer = None if state is State.PLANNED else Offer(attempt=1, offered_at=10.0, slot=3)
+    counts = Counts(8, 2, 1) if state is State.SETTLED else None
+    offer = None if state is State.PLANNED else Offer(attempt=1, offered_at=10.0, slot=3, counts=counts)
     return Standing(LoadId("l"), ChunkNumber(1), 10, state, attempts=0 if offer is None else 1, offer=offer)
 
 
@@ -77,9 +80,19 @@ def test_a_fact_is_taken_exactly_where_the_table_says(state: State, kind: type[F
 
 
 @pytest.mark.parametrize("state", sorted(lifecycle.FINAL))
-def test_nothing_follows_a_final_state(state: State) -> None:
+def test_nothing_leads_out_of_a_final_state(state: State) -> None:
     """A settled chunk that comes back to life would be sent twice."""
-    assert not [pair for pair in lifecycle.TRANSITIONS if pair[0] is state]
+    assert {after for (before, _), after in lifecycle.TRANSITIONS.items() if before is state} <= {frozenset({state})}
+
+
+def test_no_more_rows_move_on_than_failed() -> None:
+    """A row that moves on twice would be counted twice, and imported twice."""
+    settled = standing(State.SETTLED)
+    once = lifecycle.apply(settled, MovedOn(30.0, 1, 1))
+    assert lifecycle.apply(once, MovedOn(31.0, 1, 2)).moved == 2
+    for rows in (2, 0, -1):
+        with pytest.raises(IllegalTransition):
+            lifecycle.apply(once, MovedOn(31.0, rows, 2))
 
 
 def test_every_state_can_be_reached_and_is_explained() -> None:

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
-from e2e.shop import Report, Shop, quick, rows_received, shop
+from e2e.shop import Report, Shop, expected, quick, rows_received, shop
 
 from orchestrator.simulator.leads import write_leads
 
@@ -24,7 +24,7 @@ MAP = "DE,Germany\nDeutschland,Germany\n"
 
 
 def loaded(market: Shop, source: str = "leads.csv", code: int = 3) -> str:
-    done = market.run("load", source, "--json")
+    done = market.run("load", source, "--no-retry", "--json")
     assert done.code == code, done
     return str(done.summary["load_id"])
 
@@ -46,7 +46,7 @@ def test_transient_rows_go_again_byte_for_byte_and_keep_their_numbers(tmp_path: 
         first = loaded(market)
         failed = [row["source_row"] for row in report_of(market, first).rows]
         assert len(failed) > 20
-        done = market.run("retry", first, "--json")
+        done = market.run("retry", first, "--no-retry", "--json")
         assert done.code == 3, done  # they fail twice
         second = report_of(market, done.summary["load_id"])
         assert second.json["retry_of"] == first
@@ -60,6 +60,9 @@ def test_transient_rows_go_again_byte_for_byte_and_keep_their_numbers(tmp_path: 
         assert third.code == 0, third
         assert report_of(market, third.summary["load_id"]).json["totals"]["imported"] == len(failed)
         assert lead_data_left(market) == []
+        verified = market.run("verify", str(second.folder), "leads.csv")
+        assert verified.code == 0, verified
+        assert market.run("purge", third.summary["load_id"]).code == 0
         assert [violation.rule for violation in market.simulator.model.violations] == []
 
 
@@ -274,10 +277,10 @@ def test_a_retry_of_packed_files_names_the_users_files_and_lines(tmp_path: Path)
         write_leads(tmp_path / f"{name}.csv", 500, bad_share=0, first=number)
         (tmp_path / f"{name}.csv.gz").write_bytes(gzip.compress((tmp_path / f"{name}.csv").read_bytes()))
     with shop(tmp_path, quick(transient_share=0.05, transient_tries=2)) as market:
-        done = market.run("load", "a.csv.gz", "b.csv.gz", "--json")
+        done = market.run("load", "a.csv.gz", "b.csv.gz", "--no-retry", "--json")
         assert done.code == 3, done
         first = report_of(market, done.summary["load_id"])
-        again = market.run("retry", done.summary["load_id"], "--json")
+        again = market.run("retry", done.summary["load_id"], "--no-retry", "--json")
         assert again.code == 3, again
         assert market.run("report", again.summary["load_id"]).code == 3
         second = report_of(market, again.summary["load_id"])
@@ -290,3 +293,67 @@ def test_a_retry_of_packed_files_names_the_users_files_and_lines(tmp_path: Path)
         third = market.run("retry", again.summary["load_id"])
         assert third.code == 0, third
         assert lead_data_left(market) == []
+
+
+def test_rows_that_fail_by_accident_go_again_at_the_end_of_their_load(tmp_path: Path) -> None:
+    """The person who started the load sees only what needs a person."""
+    write_leads(tmp_path / "leads.csv", 2_000, bad_share=0.01)
+    with shop(tmp_path, quick(transient_share=0.03, keep_bodies=True)) as market:
+        done = market.run("load", "leads.csv", "--json")
+        truth = expected(market.simulator, tmp_path / "leads.csv")
+        report = market.report()
+        bad = [one for one in truth if one[2] != "System error"]
+        assert report.judged() == bad
+        stumbled = sum(reason == "System error" for _, _, reason in truth)
+        assert stumbled > 20
+        failed = sum(kind == "failure" for kind, _, _ in bad)
+        assert done.code == 3, done
+        assert (done.summary["totals"]["imported"], done.summary["totals"]["failed"]) == (2_000 - failed, failed)
+        last = [chunk for chunk in report.json["chunks"] if chunk["again"]]
+        assert [(chunk["again"], chunk["rows"], chunk["imported"]) for chunk in last] == [(1, stumbled, stumbled)]
+        assert sum(chunk["sent_again"] for chunk in report.json["chunks"]) == stumbled
+        assert market.simulator.truth()["rows_accepted"] == 2_000 + stumbled
+        assert [violation.rule for violation in market.simulator.model.violations] == []
+        verified = market.run("verify", str(report.folder), "leads.csv")
+        assert verified.code == 0, verified
+        status = market.run("status", "--json")
+        assert json.loads(status.out.splitlines()[0])["totals"] == done.summary["totals"]
+
+
+@pytest.mark.parametrize(
+    ("reason", "tries", "sent"), [("Lead is locked", 3, 3), ("Lead is locked", 2, 3), ("Try later", 3, 2)]
+)
+def test_no_row_goes_again_more_often_than_its_reason_allows(
+    tmp_path: Path, reason: str, tries: int, sent: int
+) -> None:
+    """Transient rows are sent three times, unknown ones twice; what still fails is reported with its attempts."""
+    write_leads(tmp_path / "leads.csv", 500, bad_share=0)
+    with shop(tmp_path, quick(transient_share=0.05, transient_tries=tries, transient_reason=reason)) as market:
+        done = market.run("load", "leads.csv")
+        rows = market.report().rows
+        assert done.code == (3 if tries >= sent else 0), done
+        assert {row["attempt"] for row in rows} == ({sent} if tries >= sent else set())
+        again = market.simulator.truth()["rows_accepted"] - 500
+        assert again == sum(chunk["sent_again"] for chunk in market.report().json["chunks"])
+        assert again > 10 * (sent - 1)
+        calls = dict(market.simulator.model.calls)
+        assert market.run("load", "leads.csv").code == done.code
+        assert dict(market.simulator.model.calls) == calls
+
+
+def test_killed_between_the_last_chunk_and_its_end_no_row_goes_twice(tmp_path: Path) -> None:
+    """The last chunk is in the ledger once, however often the load is begun again."""
+    write_leads(tmp_path / "leads.csv", 1_000, bad_share=0)
+    with shop(tmp_path, quick(transient_share=0.2, seconds_per_job=0.2)) as market:
+        chunks = market.run("plan", "leads.csv", "--json").summary["chunks"]
+        process = market.start("load", "leads.csv")
+        until = time.monotonic() + 60
+        while len(market.simulator.model.jobs) <= chunks and time.monotonic() < until:
+            time.sleep(0.01)
+        process.kill()
+        process.communicate()
+        done = market.run("load", "leads.csv", "--json", ORCHESTRATOR_LIMITS__DOUBT_LEASE="3")
+        assert done.code == 0, done
+        twice = [v for v in market.simulator.model.violations if v.rule == "the same file twice"]
+        assert len(twice) <= done.summary["doubts"]
+        assert done.summary["totals"]["imported"] == 1_000

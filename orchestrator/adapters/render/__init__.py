@@ -21,6 +21,7 @@ from orchestrator.adapters.render.page import ROWS, write_page
 from orchestrator.adapters.render.source import SourceBytes
 from orchestrator.adapters.render.summary import head_of, write_summary
 from orchestrator.adapters.render.tables import Tables, ended
+from orchestrator.core.again import Later
 from orchestrator.core.model import ChunkRecord, CollectedFile, Load, RejectedRow, State, Totals
 from orchestrator.core.origins import called, place
 from orchestrator.core.reasons import ReasonCount, Reasons, by_column
@@ -103,7 +104,7 @@ def write_report(
         retry = files.enter_context(_atomic(folder / "retry.csv"))
         tables = Tables(load, source, table, lines, retry.buffer)
         in_runs = load.origin is None and place_of is None
-        for entry in _entries(load, records(), list(rejected), source):
+        for entry in _entries(load, records, list(rejected), source):
             if isinstance(entry, PlainRun) and in_runs:
                 tally.add_run(entry, tables.write_run(entry))
                 continue
@@ -140,7 +141,7 @@ def write_report(
 
 def read_rows(
     load: Load,
-    records: Iterable[ChunkRecord],
+    records: Callable[[], Iterable[ChunkRecord]],
     rejected: Iterable[RejectedRow],
     place_of: PlaceOf | None,
     notes: list[str],
@@ -179,38 +180,73 @@ def _each(entry: ReportRow | PlainRun) -> Iterator[ReportRow]:
 
 
 def _entries(
-    load: Load, records: Iterable[ChunkRecord], rejected: list[RejectedRow], source: SourceBytes
+    load: Load, records: Callable[[], Iterable[ChunkRecord]], rejected: list[RejectedRow], source: SourceBytes
 ) -> Iterator[ReportRow | PlainRun]:
-    """All rows of the report in the order of the source; rejected rows where they fall."""
+    """All rows of the report in the order of the source; rejected rows where they fall.
+
+    Rows that went again are told of once, where they failed first, as what they came to.
+    """
     rejected.sort(key=lambda row: row.row, reverse=True)
+    later = _later(load, records(), source)
 
     def due(before: int) -> Iterator[RejectedRow]:
         while rejected and rejected[-1].row < before:
             yield rejected.pop()
 
-    for record in records:
+    for record in records():
+        if record.chunk.again:
+            continue
         for row in due(record.chunk.first_row):
             yield _rejected_row(row, source)
-        if record.standing.state is State.HALVED or not _has_rows(record):
-            continue
-        offer = record.standing.offer
-        failures, warnings = (
-            _read(file, source) for file in ((offer.failures, offer.warnings) if offer else (None, None))
-        )
-        content = source.content(record)
-        key = _key_of(load)
-        for entry in entries_of_chunk(record, load.header.fields, key, load.format, failures, warnings, content):
-            if isinstance(entry, PlainRun):
+        for entry in _entries_of(load, record, source):
+            if isinstance(entry, PlainRun) and not later.knows(entry):
                 for row in due(entry.last_row):
                     before, entry = entry.split(row.row)
                     yield before
                     yield _rejected_row(row, source)
-            elif entry.source_row is not None:
-                for row in due(entry.source_row):
-                    yield _rejected_row(row, source)
-            yield entry
+                yield entry
+                continue
+            for failed in _each(entry):
+                for told in later.instead_of(failed):
+                    if told.source_row is not None:
+                        for row in due(told.source_row):
+                            yield _rejected_row(row, source)
+                    yield told
     while rejected:
         yield _rejected_row(rejected.pop(), source)
+    yield from later.unplaced
+
+
+def _later(load: Load, records: Iterable[ChunkRecord], source: SourceBytes) -> Later:
+    """What became of rows that went again: they are few."""
+    later = Later()
+    last = [record for record in records if record.chunk.again and record.standing.state is not State.HALVED]
+    for record in sorted(last, key=lambda record: record.chunk.again):
+        later.add(record, _rows_of(load, record, source))
+    return later
+
+
+def read_chunk(load: Load, record: ChunkRecord, notes: list[str]) -> list[tuple[ReportRow, bytes]]:
+    """The failed and warned rows of one chunk, each with its bytes (none without a place)."""
+    source = SourceBytes(load)
+    rows = _rows_of(load, record, source)
+    notes += source.notes
+    return [(row, source.bytes_of(row.sent) if row.sent is not None else b"") for row in rows]
+
+
+def _rows_of(load: Load, record: ChunkRecord, source: SourceBytes) -> list[ReportRow]:
+    return [row for entry in _entries_of(load, record, source) for row in _each(entry)]
+
+
+def _entries_of(load: Load, record: ChunkRecord, source: SourceBytes) -> Iterator[ReportRow | PlainRun]:
+    """The rows of one chunk in the report."""
+    if record.standing.state is State.HALVED or not _has_rows(record):
+        return
+    offer = record.standing.offer
+    failures, warnings = (_read(file, source) for file in ((offer.failures, offer.warnings) if offer else (None, None)))
+    content = source.content(record)
+    key = _key_of(load)
+    yield from entries_of_chunk(record, load.header.fields, key, load.format, failures, warnings, content)
 
 
 def _in_original(load: Load, row: ReportRow) -> tuple[ReportRow, str | None]:

@@ -159,6 +159,8 @@ def _chunk(record: ChunkRecord) -> dict[str, Any]:
         "warned": one.warned,
         "unsent": one.unsent,
         "unknown": one.unknown,
+        "sent_again": one.moved,
+        "again": chunk.again,
     }
 
 
