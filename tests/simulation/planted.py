@@ -16,6 +16,7 @@ from orchestrator.adapters import locks, render
 from orchestrator.adapters.files import plan_file
 from orchestrator.adapters.ledger import Ledger
 from orchestrator.core import isolate, lifecycle, report, schedule
+from orchestrator.core.again import Later, may_go_again
 from orchestrator.core.answers import BatchStatus, status_of
 from orchestrator.core.model import (
     Accepted,
@@ -37,7 +38,7 @@ from orchestrator.core.plan import halve
 from orchestrator.core.report import Account, PlainRun, ReportRow, entries_of_chunk
 from orchestrator.core.schedule import Limits, next_actions
 from orchestrator.core.verdicts import Answered, CallKind, Outcome, Ruling, Verdict, judge
-from orchestrator.runner import following, halving, loop
+from orchestrator.runner import following, halving, loop, resending
 from orchestrator.runner.books import Books
 from orchestrator.runner.following import Following
 
@@ -364,6 +365,43 @@ def _() -> AbstractContextManager[Any]:
         return [*entries, replace(last, hits=last.hits[:-1])] if isinstance(last, PlainRun) else entries
 
     return patch.object(render, "entries_of_chunk", fewer)
+
+
+@planted("a row that went again is counted twice")
+def _() -> AbstractContextManager[Any]:
+    account = report.account
+
+    def twice(record: ChunkRecord) -> Account:
+        one = account(record)
+        return replace(one, failed=one.failed + one.moved)
+
+    return patch.object(report, "account", twice)
+
+
+@planted("a row that went again is told of twice")
+def _() -> AbstractContextManager[Any]:
+    return patch.object(Later, "instead_of", lambda self, row: [row])
+
+
+@planted("after a crash, the last chunk is added once more")
+@contextmanager
+def _() -> Iterator[None]:
+    add_last_chunks = Ledger.add_last_chunks
+
+    def any_failed(record: ChunkRecord, tries: int) -> bool:
+        return may_go_again(replace(record, standing=replace(record.standing, moved=0)), tries)
+
+    def added(self: Ledger, load_id: Any, at: float, again: int, *others: Any) -> bool:
+        done = add_last_chunks(self, load_id, at, again, *others)
+        self._again_in_memory = again  # type: ignore[attr-defined]
+        return done
+
+    with (
+        patch.object(resending, "may_go_again", any_failed),
+        patch.object(Ledger, "add_last_chunks", added),
+        patch.object(Ledger, "gone_again", lambda self, _: getattr(self, "_again_in_memory", 0)),
+    ):
+        yield
 
 
 @planted("what is unknown counts as imported")

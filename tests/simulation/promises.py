@@ -17,9 +17,11 @@ from typing import TYPE_CHECKING
 from simulation.scenario import SECRET
 
 from orchestrator.adapters.ledger import Ledger
+from orchestrator.core.again import TRIES
 from orchestrator.core.isolate import budget
 from orchestrator.core.lifecycle import AT_REST, FINAL
 from orchestrator.core.model import ChunkNumber, ChunkRecord, Load, State
+from orchestrator.core.worth import class_of
 from orchestrator.library import LoadResult
 from orchestrator.simulator.queue import Job
 
@@ -105,19 +107,22 @@ class _Load:
 
     def _check_rows(self) -> None:
         """Every row of the source is in exactly one chunk that was not halved, and what arrived is what stood there."""
-        source, rows, covered = self._source, self._rows, list[int]()
+        source, rows, covered = self._source, self._rows, defaultdict[int, list[int]](list)
         for record in self._records:
             if record.standing.state is State.HALVED:
                 continue
             for span in record.chunk.spans:
-                covered += range(span.first_row, span.first_row + span.rows)
+                covered[record.chunk.again] += range(span.first_row, span.first_row + span.rows)
                 text = source[span.start : span.stop].decode()
                 promise(
                     list(csv.reader(io.StringIO(text, newline="")))
                     == rows[span.first_row : span.first_row + span.rows],
                     "a chunk is made of whole rows",
                 )
-        promise(sorted(covered) == list(range(1, len(rows))), "every row is in exactly one chunk")
+        promise(sorted(covered[0]) == list(range(1, len(rows))), "every row is in exactly one chunk")
+        for again in range(1, max(covered) + 1):
+            promise(len(set(covered[again])) == len(covered[again]), "a row goes again once at a time", again)
+            promise(set(covered[again]) <= set(covered[again - 1]), "a row goes again after it went", again)
         planned = {record.chunk.sha256 for record in self._records}
         for job in self._simulation.model.jobs.values():
             if job.sha256 in planned:
@@ -178,8 +183,14 @@ class _Load:
         true: Counter[tuple[str, int, str]] = Counter()
         failed = imported = 0
         collected = True
+        newest: dict[int, int] = defaultdict(int)
         for record in records:
-            offer = record.standing.offer
+            if record.standing.state is not State.HALVED:
+                for row in _rows_in(record):
+                    newest[row] = max(newest[row], record.chunk.again)
+        left: list[tuple[int, str]] = []
+        for record in records:
+            offer, again = record.standing.offer, record.chunk.again
             if record.standing.state is not State.SETTLED:
                 continue
             assert offer is not None
@@ -188,21 +199,30 @@ class _Load:
             assert job.judgement is not None
             if job.fails:
                 failed += record.chunk.rows
-                for row in range(record.chunk.first_row, record.chunk.last_row + 1):
+                for row in _rows_in(record):
+                    promise(newest[row] == again, "rows of a broken batch do not go again", row)
                     what = "the whole batch" if record.chunk.rows > 1 else "a batch of this row alone"
                     true["failure", row, f"{what} failed: {offer.message}"] += 1
                 continue
-            failed += len(job.judgement.failed)
-            imported += record.chunk.rows - len(job.judgement.failed)
+            gone = {numbers[tuple(one.cells)]: one.reason for one in job.judgement.failed}
+            for row in _rows_in(record):
+                tries = TRIES[class_of(gone[row])] if row in gone else 0
+                promise(newest[row] == again or again < tries, "a row goes again only when it is worth it", row)
+                left += [(row, gone[row])] if newest[row] == again < tries else []
+            failed += sum(newest[row] == again for row in gone)
+            imported += record.chunk.rows - len(gone)
             collected = collected and offer.collected_at is not None
             for kind, judged in (("failure", job.judgement.failed), ("warning", job.judgement.warned)):
                 for one in judged:
+                    if newest[numbers[tuple(one.cells)]] > again:
+                        continue
                     true[kind, numbers[tuple(one.cells)], one.reason] += 1
         promise((totals["failed"], totals["imported"]) == (failed, imported), "the totals are Marketo's", totals)
         if not collected:
             promise(all(row in true for row in told), "no row is told of that did not fail")
         elif simulation.scenario.settings.requote and not (report["notes"] and self._files_were_cut()):
             promise(told == true, "every failed or warned row is told of, at its place", told - true, true - told)
+            promise(self._held or not left, "every row that is worth it goes again", *left)
         else:
             placed = Counter({row: count for row, count in told.items() if row[1] is not None})
             promise(not placed - true, "no wrong row is named", placed - true)
@@ -223,14 +243,20 @@ def _check_sendings(records: list[ChunkRecord], jobs: list[Job]) -> None:
     planned = {record.chunk.sha256 for record in records}
     promise(set(by_sha) <= planned, "what Marketo got is what was planned")
     ids: set[int] = set()
+    alike = defaultdict(list)  # a last chunk of all rows of a chunk has the chunk's own content
+    for record in records:
+        alike[record.chunk.sha256].append(record)
+    for sha256, same in alike.items():
+        known_of_all = {offer.batch_id for record in same for offer in record.offers}
+        unknown_of_all = [job for job in by_sha[sha256] if job.batch_id not in known_of_all]
+        lost_of_all = [offer for record in same for offer in record.offers if offer.lost_at is not None]
+        promise(len(unknown_of_all) <= len(lost_of_all), "an upload that is not known is a doubt", sha256)
     for record in records:
         known = {offer.batch_id for offer in record.offers if offer.batch_id is not None}
         promise(not ids & known, "a batch id belongs to one chunk")
         ids |= known
         copies = by_sha[record.chunk.sha256]
-        unknown = [job for job in copies if job.batch_id not in known]
         lost = [offer for offer in record.offers if offer.lost_at is not None]
-        promise(len(unknown) <= len(lost), "an upload that is not known is a doubt", record.chunk.number)
         promise(len(lost) == record.standing.doubts, "doubts are counted", record.chunk.number)
         for earlier, later in itertools.pairwise(copies):
             promise(
@@ -254,6 +280,10 @@ def _check_sendings(records: list[ChunkRecord], jobs: list[Job]) -> None:
             if not job.fails:
                 judged = (len(job.judgement.failed), len(job.judgement.warned))
                 promise((last.counts.failed, last.counts.warned) == judged, "the counts are Marketo's", last)
+
+
+def _rows_in(record: ChunkRecord) -> list[int]:
+    return [row for span in record.chunk.spans for row in range(span.first_row, span.first_row + span.rows)]
 
 
 def _check_queue(simulation: Simulation) -> None:
@@ -284,6 +314,9 @@ def _check_facts(simulation: Simulation) -> None:
     for load_id, chunk, at, kind in facts:
         promise(at >= at_before, "facts are in the order of their times", chunk, kind)
         at_before = at
+        if kind == "MovedOn":  # failed rows of a settled chunk go again in another one
+            promise(ends.get((load_id, chunk)) == "Collected", "rows move on from a settled chunk", chunk)
+            continue
         promise(ends.get((load_id, chunk)) not in _LAST, "nothing follows a final fact", chunk, kind)
         ends[load_id, chunk] = kind
     promise(all(ends[key] in _LAST for key in final), "a final state has its fact")

@@ -112,7 +112,7 @@ class Scenario:
         amnesia_at = rng.uniform(20.0, 600.0)
         sources = rng.choice([[0], [0], [0], [0, 1], [0, 0], [0, 1], [0, 0, 1]])
         at_once = rng.random() < 0.5
-        return cls(
+        scenario = cls(
             seed=seed,
             rows=[rng.randint(1, 70) if len(sources) == 1 else rng.randint(1, 40) for _ in range(max(sources) + 1)],
             commands=[
@@ -147,6 +147,10 @@ class Scenario:
             locked=rng.choice([0.0, 0.0, 0.0, 0.05]),
             amnesia=(amnesia_at, amnesia_at + rng.uniform(60.0, 600.0)) if rng.random() < 0.2 else None,
         )
+        settings.transient_share = rng.choice([0.0, 0.0, 0.1, 0.6])
+        settings.transient_tries = rng.choice([1, 2, 3])
+        settings.transient_reason = rng.choice(["System error", "Lead is locked", "Try later"])
+        return scenario
 
     def alone(self) -> None:
         """The first command only."""
