@@ -32,6 +32,8 @@ from orchestrator.core.share import Wish, shares
 
 ChunkKey = tuple[LoadId, int]
 
+UNASKED_MAX_S = 1800.0
+"""No open batch goes longer without a question: an expectation that a pause of hours has taught must not last."""
 LEDGER_GLANCE_S = 1.0
 """How often the ledger is looked at again while another process has a say: nothing else tells us."""
 
@@ -245,9 +247,11 @@ def _ask_at(
     if any(s.state is State.DOUBTFUL for s in view.open):  # only sightings of importing batches prove that it is over
         return regularly
     if view.unsent == 0 and position >= len(expected) - PROCESSORS:
-        return ask_last_at(expected[position], view.speed.fast, asked_at, **bounds)
+        due_at = ask_last_at(expected[position], view.speed.fast, asked_at, **bounds)
+        return min(due_at, since + put_off * UNASKED_MAX_S)
     slack_s = dry_at - view.speed.upload_s - expected[position].ends_at
-    return ask_at(expected[position], view.speed.fast, asked_at, slack_s=slack_s, **bounds)
+    due_at = ask_at(expected[position], view.speed.fast, asked_at, slack_s=slack_s, **bounds)
+    return min(due_at, since + put_off * UNASKED_MAX_S)
 
 
 # --- chunks to be sent ----------------------------------------------------------------------------------

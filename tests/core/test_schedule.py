@@ -236,6 +236,17 @@ def test_a_batch_is_asked_after_when_it_should_be_over_and_those_behind_it_are_n
     assert quiet.wake_at > NOW + 5
 
 
+def test_no_open_batch_goes_without_a_question_for_longer_than_half_an_hour() -> None:
+    """One row that nobody asked after for two hours taught that a batch of nineteen takes a day and a half."""
+    slept = Past(1, NOW - 7201, NOW - 7200, None, None, None, NOW - 1)
+    waiting = tuple(opened(number, accepted_at=NOW - 1799) for number in (1, 2))
+    decision = decide(open_=waiting, past=(slept,), unsent=5)
+    assert [a for a in decision.actions if isinstance(a, Poll)] == []
+    assert decision.wake_at <= NOW + 1
+    overdue = tuple(opened(number, accepted_at=NOW - 1801) for number in (1, 2))
+    assert {a.number for a in decide(open_=overdue, past=(slept,)).actions if isinstance(a, Poll)} == {1, 2}
+
+
 def test_alone_no_more_slots_are_held_than_keep_the_processors_busy() -> None:
     """Every slot we do not hold is free for somebody else, and queueing deeper makes nothing faster."""
     ready = tuple(planned(20 + i) for i in range(8))

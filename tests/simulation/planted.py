@@ -6,7 +6,7 @@ Each is a mistake that a loader of this kind has made or could make; `PLANTED` n
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import replace
 from typing import Any
 from unittest.mock import patch
@@ -26,6 +26,7 @@ from orchestrator.core.model import (
     CollectedFile,
     Counts,
     Deferred,
+    DoubtEnded,
     Ended,
     Fact,
     Format,
@@ -38,9 +39,11 @@ from orchestrator.core.plan import halve
 from orchestrator.core.report import Account, PlainRun, ReportRow, entries_of_chunk
 from orchestrator.core.schedule import Limits, next_actions
 from orchestrator.core.verdicts import Answered, CallKind, Outcome, Ruling, Verdict, judge
+from orchestrator.errors import IllegalTransition
 from orchestrator.runner import following, halving, loop, resending
 from orchestrator.runner.books import Books
 from orchestrator.runner.following import Following
+from orchestrator.runner.offering import Offering
 
 Bug = Callable[[], AbstractContextManager[Any]]
 PLANTED: dict[str, Bug] = {}
@@ -207,6 +210,30 @@ def _() -> AbstractContextManager[Any]:
     )
 
 
+@planted("a stop ends uploads as if they had not been sent")
+def _() -> AbstractContextManager[Any]:
+    async def at_once(self: loop.Runner) -> None:
+        for load_id, number in list(self._offering.under_way):
+            with suppress(IllegalTransition):
+                now = self._clock.now()
+                await self._books.ask(self._ledger.record, load_id, number, Deferred(now, now, "stopped"))
+
+    return patch.object(loop.Runner, "_drain", at_once)
+
+
+@planted("a stop leaves uploads to the next process")
+def _() -> AbstractContextManager[Any]:
+    async def at_once(self: loop.Runner) -> None:
+        pass
+
+    return patch.object(loop.Runner, "_drain", at_once)
+
+
+@planted("what the operator wanted held is sent again")
+def _() -> AbstractContextManager[Any]:
+    return _recorded(lambda fact: replace(fact, resend=True) if isinstance(fact, DoubtEnded) else fact)
+
+
 # --- several processes ----------------------------------------------------------------------------------
 
 
@@ -222,6 +249,52 @@ def _() -> AbstractContextManager[Any]:
             self._loads[load.id] = load
 
     return patch.object(loop.Runner, "_adopt", all_of_them)
+
+
+@planted("a dead owner's slots never return")
+def _() -> AbstractContextManager[Any]:
+    async def nothing(self: loop.Runner) -> None:
+        pass
+
+    return patch.object(loop.Runner, "_adopt", nothing)
+
+
+@planted("an adopted load's chunks are sent, too")
+def _() -> AbstractContextManager[Any]:
+    read = loop.Runner._read_view
+    submit = Offering._submit
+
+    def of_all(self: loop.Runner, now: float) -> Any:
+        ready = [s for load_id in self._loads for s in self._ledger.ready(load_id, now, 4)]
+        return replace(read(self, now), ready=tuple(ready))
+
+    async def of_any(self: Offering, action: Any) -> None:
+        own = self._load
+        try:
+            self._load = next(load for load in self._books.ledger.loads() if load.id == action.load_id)
+            await submit(self, action)
+        finally:
+            self._load = own
+
+    return _both(patch.object(loop.Runner, "_read_view", of_all), patch.object(Offering, "_submit", of_any))
+
+
+@planted("every task renews the token for itself")
+def _() -> AbstractContextManager[Any]:
+    begin = caller.Caller.__init__
+
+    class Open:
+        async def __aenter__(self) -> None:
+            pass
+
+        async def __aexit__(self, *_: object) -> None:
+            pass
+
+    def unlocked(self: caller.Caller, *args: Any, **options: Any) -> None:
+        begin(self, *args, **options)
+        self._token_lock = Open()  # type: ignore[assignment]
+
+    return patch.object(caller.Caller, "__init__", unlocked)
 
 
 # --- asking ---------------------------------------------------------------------------------------------
@@ -328,6 +401,14 @@ def _() -> AbstractContextManager[Any]:
 @planted("the loop sleeps past its next due time")
 def _() -> AbstractContextManager[Any]:
     return patch.object(loop, "next_actions", lambda *args, **more: replace(next_actions(*args, **more), wake_at=1e12))
+
+
+@planted("whatever goes wrong with a question is passed over")
+def _() -> AbstractContextManager[Any]:
+    async def passed_over(self: Following, action: Any, ruling: Ruling) -> None:
+        pass
+
+    return patch.object(Following, "_not_seen", passed_over)
 
 
 # --- collecting and reporting ---------------------------------------------------------------------------
@@ -442,6 +523,17 @@ def _() -> AbstractContextManager[Any]:
 @planted("a load that is over asks Marketo once more")
 def _() -> AbstractContextManager[Any]:
     return patch.object(Ledger, "finish", lambda *_: None)
+
+
+@planted("a lead is quoted in a log")
+def _() -> AbstractContextManager[Any]:
+    seen = Following._seen
+
+    async def loud(self: Following, action: Any, status: BatchStatus, asked_at: float) -> None:
+        following.log.info("batch.seen", message="ann@example.com")
+        await seen(self, action, status, asked_at)
+
+    return patch.object(Following, "_seen", loud)
 
 
 @planted("the exit code says that all is well")

@@ -6,42 +6,42 @@ stepped in the order in which they have something to do. What must be true in th
 
 from __future__ import annotations
 
+import asyncio
 import contextvars
-import logging
 import shutil
 import tempfile
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import Any, TypeVar
 
 import structlog
 from simulation.files import Files
-from simulation.promises import DAY_S, check, promise
+from simulation.promises import DAY_S, BrokenPromise, check, promise
 from simulation.scenario import SECRET, Command, Scenario, leads
-from simulation.virtual import SteppedLoop, VirtualClock, drop, inline_threads
-from simulation.world import Acts, Crash, DyingConnection, Kernel, Life, SimulatedTransport, intent_is_durable
+from simulation.virtual import SteppedLoop, VirtualClock, drop, forget, inline_threads
+from simulation.watched import Calls, intent_is_durable
+from simulation.world import Acts, Crash, DyingConnection, Kernel, Life, SimulatedTransport
 
 from orchestrator import library
 from orchestrator.adapters.ledger import Ledger, connect
 from orchestrator.config import Config, load_config
 from orchestrator.core.lifecycle import AT_REST
 from orchestrator.core.model import State
-from orchestrator.errors import InternalFault, LoadBusy, OrchestratorError
+from orchestrator.errors import InternalFault, LedgerFailing, LedgerLocked, LoadBusy, OrchestratorError
 from orchestrator.library import LoadOptions, LoadResult, StopRequest, World
 from orchestrator.simulator.model import Marketo
 
-LONGEST_S = 3 * DAY_S
-"""A process that is not done so long after all faults have ended never will be."""
+LEASE_S = 7200.0
 LIVES_MAX = 80
-SETTLED_WITHIN_S = 6 * 3600.0
-"""From the last fault, and the last start of a process, to the end of all loads: two leases of a doubt and a margin."""
 BATCHES_MAX = 300
 RAM = Path("/dev/shm")
 NEVER = float("inf")
+E = TypeVar("E", bound=BaseException)
 
 
 @dataclass
@@ -95,7 +95,7 @@ class Simulation:
         self.model.faults.meets = self._meeting(self.model.faults.meets)  # type: ignore[method-assign, assignment]
         self.rng = Random(scenario.seed + 1)
         self.time = 0.0
-        self.healed_at = scenario.heal_at
+        self.healed_at = max(scenario.heal_at, scenario.amnesia[1] if scenario.amnesia else 0.0)
         """When the last fault or interruption was."""
         self.outcome = Outcome(scenario.seed)
         self.sources = [folder / f"leads{number or ''}.csv" for number in range(len(scenario.rows))]
@@ -108,7 +108,7 @@ class Simulation:
         self._waiting: list[tuple[float, Command]] = [(command.at, command) for command in scenario.commands]
         self._alive: list[Process] = []
         self._lives: Counter[int] = Counter()
-        self._dropped: list[Process] = []
+        self._dropped: list[asyncio.Task[Any]] = []
         self.results: list[LoadResult] = []
         self._states: list[str] = []
         self.config = self._config()
@@ -120,7 +120,9 @@ class Simulation:
             "MARKETO__CLIENT_SECRET": SECRET,
             "LIMITS__CHUNK_BYTES": "1000",
             "LIMITS__QUEUED_JOBS": str(self.scenario.queued_jobs),
-            "LIMITS__DOUBT_LEASE": "7200",
+            "LIMITS__DOUBT_LEASE": f"{LEASE_S:.0f}",
+            "LIMITS__CONCURRENT_CALLS": str(self.scenario.calls_at_once),
+            "LIMITS__CALLS_PER_20S": str(self.scenario.calls_per_20s),
             "STATE__LEDGER": f"sqlite:///{self.folder / 'ledger.db'}",
             "REPORT__DIR": str(self.folder / "reports"),
         }
@@ -141,7 +143,6 @@ class Simulation:
                     self._gone(process)
         self.outcome.virtual_s = self.time
         self.outcome.healed_s = max(0.0, self.time - self.healed_at)
-        promise(self.outcome.healed_s <= SETTLED_WITHIN_S, "what has healed ends soon", self.outcome.healed_s)
         return self.results
 
     def again(self, source: int) -> LoadResult:
@@ -150,6 +151,11 @@ class Simulation:
         self._waiting = [(self.time, Command(source))]
         (result,) = self.run()
         return result
+
+    def end(self) -> None:
+        """Let go of all that processes have left: until now to collect it would have run it."""
+        with inline_threads():
+            forget(self._dropped)
 
     def _go_on(self) -> None:
         """Whoever has something to do first does it; among several, chance decides."""
@@ -168,8 +174,7 @@ class Simulation:
             self._waiting.remove(next(one for one in self._waiting if one[1] is command))
             self._start(command)
             return
-        ends_at = max(self.scenario.heal_at, process.began_at) + LONGEST_S
-        promise(self.time < ends_at, "the load ends", f"still running at {self.time:.0f} s of virtual time")
+        promise(self.time <= self._ends_by(), "what has healed ends soon", f"still running at {self.time:.0f} s")
         self.kernel.running = process.life
         try:
             process.loop.step()
@@ -178,6 +183,17 @@ class Simulation:
         else:
             if process.main.done():
                 self._done(process)
+
+    def _ends_by(self) -> float:
+        """When all must be over that nothing disturbs any more.
+
+        Every batch may be waited for in turn, every doubt for its lease, and a hanging upload for its deadline before.
+        """
+        scenario = self.scenario
+        batches = len(self.model.jobs) + sum(scenario.rows) / 3
+        foreign_s = sum(count * seconds for _, count, seconds in scenario.foreign)
+        patience_s = LEASE_S + 3600.0 + foreign_s + batches * (scenario.settings.seconds_per_job + 90.0)
+        return self.healed_at + patience_s
 
     def _start(self, command: Command) -> None:
         number = self.scenario.commands.index(command) if command in self.scenario.commands else -1
@@ -197,8 +213,9 @@ class Simulation:
             self.rng,
             life,
             self._now,
-            intent_is_durable(config.ledger_path, config.limits.queued_jobs),
+            intent_is_durable(config.ledger_path, config.limits.queued_jobs, self.sources[command.source]),
             self._met,
+            Calls(config.limits.concurrent_calls, config.limits.calls_per_20s),
         )
         loop = SteppedLoop(lambda: self.time)
         stop = StopRequest()
@@ -230,12 +247,15 @@ class Simulation:
 
     def _done(self, process: Process) -> None:
         """It ended by itself: with its load, or with an expected error."""
-        self._gone(process)
         error, result = process.main.exception(), None
+        expected = None if error is None else _found(error, OrchestratorError)
+        if error is not None and (broken := _found(error, BrokenPromise)) is not None:
+            raise broken from error
         if error is None:
             result = process.main.result()
-        else:
-            expected = _expected(error)
+        self._check_left(process, expected if result is None else result.stopped)
+        self._gone(process)
+        if error is not None:
             sound = expected is not None and not isinstance(expected, InternalFault)
             promise(sound, "no fault of ours", repr(error))
             self.outcome.stops[type(expected).__name__] += 1
@@ -257,14 +277,23 @@ class Simulation:
     def _again_later(self, process: Process) -> None:
         self._waiting.append((self.time + self.rng.choice([1.0, 30.0, 600.0, 7200.0]), process.command))
 
+    def _check_left(self, process: Process, ended: BaseException | None) -> None:
+        """What an ended process leaves behind: no task, no lock, no upload of which nobody knows what became of it."""
+        left = [task for task in asyncio.all_tasks(process.loop) if not task.done()]
+        promise(not left, "no task outlives its command", *left)
+        promise(not any(owned.held for owned in process.life.owned.values()), "no lock outlives its command")
+        offered = [chunk for chunk, kind in process.life.newest.items() if kind == "Offered"]
+        if offered and not isinstance(ended, LedgerFailing | LedgerLocked):
+            promise(False, "what became of every upload is written down before a process ends", *offered)
+
     def _gone(self, process: Process) -> None:
+        self.healed_at = max(self.healed_at, self.time)
         self._alive.remove(process)
-        self._dropped.append(process)  # its tasks stay, unrun: to collect them would run their ends
         if process.command is self.scenario.commands[0]:
             self.outcome.points = self.outcome.points or process.life.points
         process.life.end()
         self.model.in_flight -= process.life.in_flight
-        drop(process.loop)
+        self._dropped += drop(process.loop)
         if self.scenario.power:
             self.files.cut(self.rng)
 
@@ -317,10 +346,10 @@ class Simulation:
         self.outcome.reached.update(f"{fault} @ {state}" for state in self._states)
 
 
-def _expected(error: BaseException) -> OrchestratorError | None:
+def _found(error: BaseException, kind: type[E]) -> E | None:
     if isinstance(error, BaseExceptionGroup):
-        return next((found for inner in error.exceptions if (found := _expected(inner)) is not None), None)
-    return error if isinstance(error, OrchestratorError) else None
+        return next((found for inner in error.exceptions if (found := _found(inner, kind)) is not None), None)
+    return error if isinstance(error, kind) else None
 
 
 @contextmanager
@@ -332,14 +361,24 @@ def folder() -> Iterator[Path]:
         shutil.rmtree(made, ignore_errors=True)
 
 
+def _listen(logger: Any, method: str, event: Any) -> Any:
+    """Hears everything that is logged, and keeps none of it."""
+    text = str(event)
+    promise(SECRET not in text, "no secret is in a log", text)
+    promise("@example" not in text, "no lead is in a log", text)
+    raise structlog.DropEvent
+
+
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Without logs: a thousand loads would say a lot."""
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
-    try:
-        yield
-    finally:
-        structlog.reset_defaults()
+    """Without logs: a thousand loads would say a lot. Nor of files that dead processes have left open."""
+    structlog.configure(processors=[structlog.contextvars.merge_contextvars, _listen])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        try:
+            yield
+        finally:
+            structlog.reset_defaults()
 
 
 def play(
@@ -353,6 +392,9 @@ def play(
     change(scenario)
     with folder() as here, quiet():
         simulation = Simulation(scenario, here, open, files)
-        simulation.run()
-        check(simulation)
+        try:
+            simulation.run()
+            check(simulation)
+        finally:
+            simulation.end()
         return simulation.outcome

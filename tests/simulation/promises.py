@@ -57,7 +57,7 @@ def check(simulation: Simulation) -> None:
         one.check()
         outcome.doubts += sum(record.standing.doubts for record in some)
         outcome.told += one.told()
-    _check_sendings(every, list(model.jobs.values()))
+    _check_sendings(every, list(model.jobs.values()), scenario.on_doubt)
     _check_queue(simulation)
     _check_facts(simulation)
     for number, source in enumerate(simulation.sources):
@@ -234,7 +234,7 @@ class _Load:
         return any(fault.endswith("cut silently") for fault in self._simulation.model.faults.injected)
 
 
-def _check_sendings(records: list[ChunkRecord], jobs: list[Job]) -> None:
+def _check_sendings(records: list[ChunkRecord], jobs: list[Job], on_doubt: str) -> None:
     """Nothing known is sent twice; nothing is sent again while a first copy may run; the counts are Marketo's."""
     by_sha = defaultdict(list)
     by_id = {job.batch_id: job for job in jobs}
@@ -258,6 +258,9 @@ def _check_sendings(records: list[ChunkRecord], jobs: list[Job]) -> None:
         copies = by_sha[record.chunk.sha256]
         lost = [offer for offer in record.offers if offer.lost_at is not None]
         promise(len(lost) == record.standing.doubts, "doubts are counted", record.chunk.number)
+        if on_doubt == "stop":
+            held = all(offer.lost_at is None for offer in record.offers[:-1])
+            promise(held, "a doubt is not sent again when the operator said so", record.chunk.number)
         for earlier, later in itertools.pairwise(copies):
             promise(
                 earlier.ended_at is not None and earlier.ended_at <= later.accepted_at,

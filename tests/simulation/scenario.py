@@ -77,6 +77,9 @@ class Scenario:
     """Share of commits that fail until the faults end."""
     locked: float = 0.0
     """Share of transactions that find the ledger locked until the faults end."""
+    calls_at_once: int = 5
+    calls_per_20s: int = 50
+    """What the operator allows each process."""
     power: bool = False
     """Each process ends by a power cut: files lose what was not synced."""
 
@@ -84,6 +87,7 @@ class Scenario:
     def of(cls, seed: int) -> Scenario:
         """Everything from the seed: every seed has its own subset of what can go wrong."""
         rng = Random(seed)
+        rare = Random(seed + 3)  # of its own, so that a rarity more leaves the other seeds as they are
 
         def share() -> float:
             return rng.choice([0.0, 0.0, 0.02, 0.1, 0.3])
@@ -146,6 +150,8 @@ class Scenario:
             storage=rng.choice([0.0, 0.0, 0.0, 0.01]),
             locked=rng.choice([0.0, 0.0, 0.0, 0.05]),
             amnesia=(amnesia_at, amnesia_at + rng.uniform(60.0, 600.0)) if rng.random() < 0.2 else None,
+            calls_at_once=rare.choice([5, 5, 5, 2]),
+            calls_per_20s=rare.choice([50, 50, 50, 8]),
         )
         settings.transient_share = rng.choice([0.0, 0.0, 0.1, 0.6])
         settings.transient_tries = rng.choice([1, 2, 3])

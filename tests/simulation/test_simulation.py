@@ -91,7 +91,7 @@ def calm(scenario: Scenario) -> None:
     scenario.rows = [9]
     scenario.heal_at = scenario.storage = scenario.locked = 0.0
     scenario.foreign, scenario.list_id, scenario.on_doubt, scenario.queued_jobs = [], None, "resend", 3
-    scenario.network = Network()
+    scenario.network, scenario.calls_at_once, scenario.calls_per_20s = Network(), 5, 50
     scenario.settings = replace(
         scenario.settings,
         failing_jobs=frozenset(),

@@ -160,11 +160,31 @@ def run(main: Callable[[], Awaitable[T]], *, start: float = 0.0, end: float = fl
             result = loop.run_until_complete(main())
         return result, loop.time()
     finally:
-        drop(loop)
+        forget(drop(loop))
 
 
-def drop(loop: VirtualLoop) -> None:
-    """Drop what is left without running it: a crashed process runs no `finally` either."""
-    for task in asyncio.all_tasks(loop):
+def drop(loop: VirtualLoop) -> list[asyncio.Task[Any]]:
+    """Drop what is left without running it: a crashed process runs no `finally` either. The tasks that are left.
+
+    Whoever gets them keeps them until nothing of their process matters any more: what is collected is closed, and
+    what is closed runs.
+    """
+    left = list(asyncio.all_tasks(loop))
+    for task in left:
         task._log_destroy_pending = False  # type: ignore[attr-defined]
     loop.close()
+    return left
+
+
+def forget(tasks: list[asyncio.Task[Any]]) -> None:
+    """Let go of tasks that nobody ends: they would keep everything they know in memory."""
+    for task in tasks:
+        for _ in range(10):  # each time it may wait again in a `finally`
+            try:
+                task.get_coro().close()
+            except BaseException:  # noqa: BLE001 what a dead process says is of no interest
+                continue
+            break
+        # What anyio knows of a task leads back to the task, which a weak dictionary therefore never lets go.
+        anyio_asyncio._task_states.pop(task, None)
+    tasks.clear()

@@ -20,6 +20,7 @@ from unittest.mock import patch
 import anyio
 import httpx
 from simulation.scenario import Network
+from simulation.watched import Calls
 
 from orchestrator.adapters import locks
 from orchestrator.adapters.ledger import connect
@@ -27,7 +28,6 @@ from orchestrator.core.model import LoadId
 from orchestrator.runner import loop
 from orchestrator.simulator.faults import Response
 from orchestrator.simulator.model import Marketo, Request
-from orchestrator.simulator.multipart import MalformedError, parse
 
 
 class Crash(KeyboardInterrupt):
@@ -50,6 +50,8 @@ class Life:
     connections: list[DyingConnection] = field(default_factory=list)
     asks: str = ""
     """The address of its newest call."""
+    newest: dict[tuple[str, int], str] = field(default_factory=dict)
+    """The kind of the newest fact that it wrote down of each chunk."""
 
     def point(self, name: str) -> None:
         """Something durable happens here, or could."""
@@ -122,7 +124,9 @@ class DyingConnection:
         if sql.startswith("BEGIN"):
             self._life.point("before transaction")
         elif self._acts is not None and sql.startswith("INSERT INTO facts"):
-            self._acts.fact(self._life, str(arguments[0][0]))
+            load_id, number, _, kind, _ = arguments[0]
+            self._life.newest[load_id, number] = kind
+            self._acts.fact(self._life, load_id)
         return self._powered(self._real.execute, sql, *arguments)
 
     def executemany(self, sql: str, rows: list[Any]) -> Any:
@@ -169,12 +173,18 @@ class SimulatedTransport(httpx.AsyncBaseTransport):
         now: Callable[[], float],
         check_intent: Callable[[bytes], None],
         met: Callable[[str], None],
+        calls: Calls | None = None,
     ) -> None:
         self._model, self._network, self._rng, self._life = model, network, rng, life
         self._now, self._check_intent, self._met = now, check_intent, met
+        self._calls = calls or Calls()
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         self._life.point("before request")
+        with self._calls.under_way(request.method, request.url.path, self._now()):
+            return await self._exchange(request)
+
+    async def _exchange(self, request: httpx.Request) -> httpx.Response:
         self._life.asks = ""
         network, chance = self._network, self._rng.random()
         self._model.in_flight += 1
@@ -247,41 +257,16 @@ class _Stream(httpx.AsyncByteStream):
                 raise httpx.RemoteProtocolError("peer closed connection without sending complete message body")
 
 
-def intent_is_durable(ledger: Path, slots: int) -> Callable[[bytes], None]:
-    """Checks, by a look at the file itself, that an upload was written down before its first byte left."""
-
-    def check(body: bytes) -> None:
-        try:
-            boundary = body[2 : body.index(b"\r\n")].decode()
-            form = parse(body, f"multipart/form-data; boundary={boundary}")
-        except (ValueError, MalformedError):
-            return
-        assert form.file is not None
-        size = len(form.file)
-        reader = sqlite3.connect(f"file:{ledger}?mode=ro", uri=True)
-        try:
-            found, held = reader.execute(
-                "SELECT total(state = 'offered' AND size_bytes = ?), count(slot) FROM chunks WHERE slot IS NOT NULL",
-                (size,),
-            ).fetchone()
-        finally:
-            reader.close()
-        assert found > 0, "an upload without a durable intent"
-        assert held <= slots, f"{held} slots are held"
-
-    return check
-
-
 class _Owned(locks.Ownership):
     """A lock that goes once, by its owner or by its owner's death."""
 
     def __init__(self, descriptor: int) -> None:
         super().__init__(descriptor)
-        self._held = True
+        self.held = True
 
     def release(self) -> None:
-        if self._held:
-            self._held = False
+        if self.held:
+            self.held = False
             super().release()
 
 
