@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import itertools
 import shutil
 import tempfile
 import warnings
@@ -205,6 +206,12 @@ class Simulation:
         self.healed_at = max(self.healed_at, self.time)
         if self.files.failures:  # a new process comes after the disk was mended
             self.files.fail_at = None
+        stop, uploads = StopRequest(), itertools.count(1)
+
+        def executed() -> None:
+            if lives == 0 and next(uploads) == command.stop_in_upload:
+                stop.set(143)
+
         life = Life(crash_at, f"process {self.outcome.lives} of command {number}")
         config = self.config
         transport = SimulatedTransport(
@@ -216,9 +223,9 @@ class Simulation:
             intent_is_durable(config.ledger_path, config.limits.queued_jobs, self.sources[command.source]),
             self._met,
             Calls(config.limits.concurrent_calls, config.limits.calls_per_20s),
+            executed,
         )
         loop = SteppedLoop(lambda: self.time)
-        stop = StopRequest()
 
         def connected(path: Path) -> Any:
             return DyingConnection(path, life, self._storage_fault, self._open, self.acts)

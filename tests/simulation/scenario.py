@@ -11,7 +11,7 @@ import io
 from dataclasses import dataclass, field
 from random import Random
 
-from orchestrator.simulator.faults import KINDS
+from orchestrator.simulator.faults import AFTER, KINDS
 from orchestrator.simulator.settings import Settings
 
 SECRET = "canary-client-secret"
@@ -27,6 +27,8 @@ class Command:
     """The n-th point of the first, second, ... process is its last."""
     stops: list[float] = field(default_factory=list)
     """Seconds after which the first, second, ... process is sent a SIGTERM."""
+    stop_in_upload: int = 0
+    """The n-th upload of the first process is executed, and a SIGTERM comes before its answer."""
     away: bool = False
     """After a crash they come back only when everybody else is done."""
 
@@ -156,7 +158,21 @@ class Scenario:
         settings.transient_share = rng.choice([0.0, 0.0, 0.1, 0.6])
         settings.transient_tries = rng.choice([1, 2, 3])
         settings.transient_reason = rng.choice(["System error", "Lead is locked", "Try later"])
+        if rare.random() < 0.08:
+            scenario.lose_answers(rare)
+        for command in scenario.commands:
+            command.stop_in_upload = rare.choice([0, 0, 0, 0, 1, 2])
         return scenario
+
+    def lose_answers(self, rng: Random) -> None:
+        """Answers to uploads are lost while several batches import: many doubts, and only the fence to end them."""
+        self.rates["create"], self.kinds = 0.3, frozenset(AFTER)
+        self.settings.seconds_per_job, self.settings.failing_jobs = rng.choice([40.0, 120.0]), frozenset()
+        self.queued_jobs, self.settings.queue_limit = rng.choice([10, 3]), 10
+        self.on_doubt, self.list_id = "resend", None
+        self.heal_at = max(self.heal_at, 1800.0)
+        self.alone()
+        self.rows = [rng.randint(80, 110)]
 
     def alone(self) -> None:
         """The first command only."""

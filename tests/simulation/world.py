@@ -174,10 +174,11 @@ class SimulatedTransport(httpx.AsyncBaseTransport):
         check_intent: Callable[[bytes], None],
         met: Callable[[str], None],
         calls: Calls | None = None,
+        executed: Callable[[], None] = lambda: None,
     ) -> None:
         self._model, self._network, self._rng, self._life = model, network, rng, life
         self._now, self._check_intent, self._met = now, check_intent, met
-        self._calls = calls or Calls()
+        self._calls, self._executed = calls or Calls(), executed
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         self._life.point("before request")
@@ -223,6 +224,8 @@ class SimulatedTransport(httpx.AsyncBaseTransport):
             target = self._life.asks = request.url.raw_path.decode("ascii")
             answer = self._model.handle(Request(request.method, target, headers, body, len(body)), self._now())
             self._life.point("after execution")
+            if is_upload:
+                self._executed()
             if self._rng.random() < network.hang:
                 self._met("network: hang")
                 await anyio.sleep_forever()
