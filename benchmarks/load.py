@@ -31,6 +31,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from orchestrator.simulator.fields import LEAD_FIELDS, described
+
 BYTES_PER_LEAD = 315
 PIECE_BYTES = 9_500_000
 AT_ONCE = 4
@@ -92,6 +94,8 @@ class Sink(asyncio.Protocol):
             body = {"access_token": "token", "token_type": "bearer", "expires_in": 3600}
         elif path.endswith("usage.json"):
             body["result"] = [{"total": 0}]
+        elif path.endswith("describe2.json"):
+            body["result"] = [{"name": "API Lead", "fields": [described(field) for field in LEAD_FIELDS]}]
         elif method == "POST":
             Sink.batches += 1
             body["result"] = [{"batchId": Sink.batches, "status": "Queued"}]
