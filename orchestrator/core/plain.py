@@ -189,7 +189,7 @@ def _cut(lines: list[str], at: int, delimiter: str) -> Iterator[tuple[int, int, 
 
 
 class _Feed:
-    """Hands lines to csv and knows how far it has read."""
+    """Hands lines to csv and knows how far it has read. Raises csv.Error where a quote is open at the end of them all."""
 
     def __init__(self, lines: list[str], at: int) -> None:
         self._lines, self.at = lines, at
@@ -199,7 +199,7 @@ class _Feed:
 
     def __next__(self) -> str:
         if self.at >= len(self._lines):
-            raise StopIteration
+            raise csv.Error("a quote is never closed")
         self.at += 1
         return self._lines[self.at - 1] + "\n"
 
