@@ -117,11 +117,6 @@ def _() -> AbstractContextManager[Any]:
     return _limits(lambda limits: replace(limits, doubt_lease_s=1.0))
 
 
-@planted("the fence believes one batch")
-def _() -> AbstractContextManager[Any]:
-    return patch.object(schedule, "PROCESSORS", 1)
-
-
 @planted("slots are not counted")
 def _() -> AbstractContextManager[Any]:
     return _limits(lambda limits: replace(limits, queued_jobs=10))
