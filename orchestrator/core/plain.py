@@ -189,7 +189,7 @@ def _cut(lines: list[str], at: int, delimiter: str) -> Iterator[tuple[int, int, 
 
 
 class _Feed:
-    """Hands lines to csv and knows how far it has read. Raises csv.Error where a quote is open at the end of them all."""
+    """Hands lines to csv and knows how far it has read. Raises csv.Error where a quote is open at their end."""
 
     def __init__(self, lines: list[str], at: int) -> None:
         self._lines, self.at = lines, at
