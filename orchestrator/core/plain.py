@@ -22,6 +22,8 @@ from itertools import accumulate
 from orchestrator.core.locate import REASON_COLUMNS, Echo, EchoFile, Place, SentRow, locate_among
 from orchestrator.core.model import Format, Span
 
+PIECE_BYTES = 1 << 20
+
 _NUL = "\0"
 """Stands in no row that is sent: the planner rejects it."""
 
@@ -104,11 +106,8 @@ def read_texts(content: bytes, spans: Sequence[Span], format: Format, columns: i
     offset = 0
     try:
         for span in spans:
-            text = content[offset : offset + span.stop - span.start].decode()
+            lines = _lines(content, offset, offset + span.stop - span.start)
             offset += span.stop - span.start
-            lines = (text.replace("\r\n", "\n") if crlf else text).split("\n")
-            if not lines[-1]:
-                lines.pop()
             before = len(sent.texts)
             _add_span(sent, lines, span.first_line)
             if len(sent.texts) - before != span.rows:
@@ -117,6 +116,19 @@ def read_texts(content: bytes, spans: Sequence[Span], format: Format, columns: i
     except (UnicodeDecodeError, csv.Error):
         return None
     return sent
+
+
+def _lines(content: bytes, start: int, stop: int) -> list[str]:
+    """The lines of content[start:stop] without their ends, decoded in pieces: one wide letter widens a whole text."""
+    lines: list[str] = []
+    while start < stop:
+        end = content.rfind(b"\n", start, start + PIECE_BYTES) + 1 or content.find(b"\n", start) + 1 or stop
+        end = min(end, stop)
+        lines += content[start:end].decode().replace("\r\n", "\n").split("\n")
+        if not lines[-1]:
+            lines.pop()
+        start = end
+    return lines
 
 
 def _add_span(sent: SentTexts, lines: list[str], first_line: int) -> None:

@@ -28,13 +28,15 @@ class SourceBytes:
 
     def content(self, record: ChunkRecord) -> bytes | None:
         """A chunk's rows, back to back; None when they are not what was sent."""
+        self._rows = b""  # one chunk is in memory, never two
         rows = b"".join(self._read(span.start, span.stop) or b"" for span in record.chunk.spans)
-        if hashlib.sha256(self.header() + rows).hexdigest() != record.chunk.sha256:
+        digest = hashlib.sha256(self.header())
+        digest.update(rows)
+        if digest.hexdigest() != record.chunk.sha256:
             self.note(
                 "the source is gone or is not what was sent: rows of the report have no place in it, and retry.csv "
                 "does not have them"
             )
-            self._rows = b""
             return None
         self._rows = rows
         return rows
