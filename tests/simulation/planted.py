@@ -8,8 +8,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import replace
+from random import Random
 from typing import Any
 from unittest.mock import patch
+
+from simulation.scenario import Scenario
 
 from orchestrator import caller, library
 from orchestrator.adapters import locks, render
@@ -47,11 +50,16 @@ from orchestrator.runner.offering import Offering
 
 Bug = Callable[[], AbstractContextManager[Any]]
 PLANTED: dict[str, Bug] = {}
+SHOWN_BY: dict[str, Callable[[Scenario], None]] = {}
 
 
-def planted(name: str) -> Callable[[Bug], Bug]:
+def planted(name: str, shown_by: Callable[[Scenario], None] | None = None) -> Callable[[Bug], Bug]:
+    """shown_by: what makes of any seed one that can show the bug, where few seeds can."""
+
     def add(bug: Bug) -> Bug:
         PLANTED[name] = bug
+        if shown_by is not None:
+            SHOWN_BY[name] = shown_by
         return bug
 
     return add
@@ -115,6 +123,11 @@ def _() -> AbstractContextManager[Any]:
 @planted("the lease of a doubt is a second")
 def _() -> AbstractContextManager[Any]:
     return _limits(lambda limits: replace(limits, doubt_lease_s=1.0))
+
+
+@planted("the fence believes one batch", lambda scenario: scenario.lose_answers(Random(scenario.seed)))
+def _() -> AbstractContextManager[Any]:
+    return patch.object(schedule, "PROCESSORS", 1)
 
 
 @planted("slots are not counted")
