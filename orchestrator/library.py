@@ -300,14 +300,8 @@ def plan_retry(config: Config, load: str, options: RetryOptions, *, clock: Clock
             if not rows.tally.again:
                 return RetrySummary(of, rows.tally)
             source = rows.source
-            at, plan = plan_file(
-                source.path,
-                format=of.format,
-                budget=config.limits.chunk_bytes,
-                lookup_field=_lookup_column(of.target),
-                keep_rejected=max(options.max_rejected, REJECTED_SHOWN),
-                name=source.name,
-            )
+            keep_rejected = max(options.max_rejected, REJECTED_SHOWN)
+            at, plan = _plan_of(config, source, of.format, of.target, keep_rejected)
             _check_rejected(replace(source, origin=None), plan, options.max_rejected)
             assert plan.rows == rows.tally.again, "every row that goes again is a row of the new load"
             known = _retry_of(ledger, of, plan, options.force)
@@ -318,25 +312,9 @@ def plan_retry(config: Config, load: str, options: RetryOptions, *, clock: Clock
                     ownership.release()
                 return RetrySummary(of, rows.tally, moved)
             report_dir = _report_folder(options.report_dir or config.report_dir / known)
-            new = Load(
-                id=known,
-                subscription=of.subscription,
-                source=replace(at, path=str(source.keep(known))),
-                fingerprint=plan.fingerprint,
-                format=plan.format,
-                header=plan.header,
-                target=of.target,
-                budget=plan.budget,
-                rows=plan.rows,
-                rejected=plan.rejected_rows,
-                chunks=len(plan.chunks),
-                on_doubt=of.on_doubt,
-                report_dir=str(report_dir),
-                collected_dir=str(report_dir / COLLECTED),
-                created_at=(clock or Clock()).now(),
-                origin=of.origin,
-                retry=retry,
-            )
+            at = replace(at, path=str(source.keep(known)))
+            new = _new_load(known, at, plan, of.target, of.subscription, report_dir, (clock or Clock()).now())
+            new = replace(new, on_doubt=of.on_doubt, origin=of.origin, retry=retry)
             if ledger.add_load(new, plan, rows.places()):
                 log.info("load.planned", load=new.id, chunks=new.chunks, rows=new.rows, rejected=new.rejected)
             return RetrySummary(of, rows.tally, ledger.load(new.id))
@@ -404,14 +382,8 @@ def _known_or_planned(
         known = _newest(ledger, fingerprint, config, options)
     if known is not None and not (options.force and known.finished_at is not None):
         return _known_again(ledger, known, source, options)
-    at, plan = plan_file(
-        path,
-        format=options.format,
-        budget=config.limits.chunk_bytes,
-        lookup_field=_lookup_column(options.target),
-        keep_rejected=max(options.max_rejected, REJECTED_SHOWN),
-        name=source.name,
-    )
+    keep_rejected = max(options.max_rejected, REJECTED_SHOWN)
+    at, plan = _plan_of(config, source, options.format, options.target, keep_rejected)
     _check_rejected(source, plan, options.max_rejected)
     identity = _identity(plan.fingerprint, plan.format, config, options.target)
     again = 0
@@ -420,31 +392,50 @@ def _known_or_planned(
     number = identity(again)
     report_dir = _report_folder(options.report_dir or config.report_dir / number)
     at = replace(at, path=str(source.keep(number)))
-    new = Load(
-        id=number,
-        subscription=config.subscription_host,
-        source=at,
-        fingerprint=plan.fingerprint,
-        format=plan.format,
-        header=plan.header,
-        target=options.target,
-        budget=plan.budget,
-        rows=plan.rows,
-        rejected=plan.rejected_rows,
-        chunks=len(plan.chunks),
-        on_doubt=options.on_doubt,
-        report_dir=str(report_dir),
-        collected_dir=str(report_dir / COLLECTED),
-        created_at=clock.now(),
-        origin=source.origin,
-        priority=options.priority or "normal",
-    )
+    new = _new_load(number, at, plan, options.target, config.subscription_host, report_dir, clock.now())
+    new = replace(new, on_doubt=options.on_doubt, origin=source.origin, priority=options.priority or "normal")
     if not ledger.add_load(new, plan):  # another process planned it while we did
         taken = ledger.load(new.id)
         assert taken is not None
         return _known_again(ledger, taken, source, options)
     log.info("load.planned", load=new.id, chunks=new.chunks, rows=new.rows, rejected=new.rejected)
     return new, None
+
+
+def _plan_of(
+    config: Config, source: intake.Source, format: Format | None, target: Target, keep_rejected: int
+) -> tuple[SourceFile, Plan]:
+    return plan_file(
+        source.path,
+        format=format,
+        budget=config.limits.chunk_bytes,
+        lookup_field=target.key_column,
+        keep_rejected=keep_rejected,
+        name=source.name,
+    )
+
+
+def _new_load(
+    number: LoadId, at: SourceFile, plan: Plan, target: Target, subscription: str, report_dir: Path, now: float
+) -> Load:
+    """The load of a plan, as it is before anything is known of how it is to be run."""
+    return Load(
+        id=number,
+        subscription=subscription,
+        source=at,
+        fingerprint=plan.fingerprint,
+        format=plan.format,
+        header=plan.header,
+        target=target,
+        budget=plan.budget,
+        rows=plan.rows,
+        rejected=plan.rejected_rows,
+        chunks=len(plan.chunks),
+        on_doubt="resend",
+        report_dir=str(report_dir),
+        collected_dir=str(report_dir / COLLECTED),
+        created_at=now,
+    )
 
 
 def _known_again(
@@ -732,14 +723,7 @@ def _planned(
     """fields: what the header is checked against, or why that cannot be done; None: it is not wanted."""
     paths = intake.paths_of(named)
     with intake.opened(config, paths, options.reading, options.format, lambda: None) as source:
-        at, planned = plan_file(
-            source.path,
-            format=source.format,
-            budget=config.limits.chunk_bytes,
-            lookup_field=_lookup_column(options.target),
-            keep_rejected=max(options.max_rejected, 100),
-            name=source.name,
-        )
+        at, planned = _plan_of(config, source, source.format, options.target, max(options.max_rejected, 100))
         findings = [_rejected(source, row) for row in planned.rejected]
         values: list[ValueFinding] = []
         if check_values:
@@ -883,11 +867,6 @@ def _limits(config: Config) -> Limits:
         max_interval_s=config.polling.max_interval,
         queue_depth=None if config.limits.queue_depth == "auto" else config.limits.queue_depth,
     )
-
-
-def _lookup_column(target: Target) -> str | None:
-    """The column every row must have; custom objects have dedupe fields of their own, which Marketo checks."""
-    return {"leads": target.lookup_field, "members": "email", "customobjects": None}[target.kind]
 
 
 def _existing(source: Path) -> Path:

@@ -17,7 +17,7 @@ from orchestrator.adapters.files import fingerprint_file, plan_file, read_chunk
 from orchestrator.checks import CheckLine
 from orchestrator.core.audit import Listed, faults_of_sums
 from orchestrator.core.locate import SentRow, read_sent
-from orchestrator.core.model import Chunk, Format, Plan, SourceFile
+from orchestrator.core.model import Chunk, Format, Plan, SourceFile, Target
 from orchestrator.errors import BooksDoNotBalance, SourceMissing
 
 WRONG_SOURCE, NOT_BALANCED = 65, 70
@@ -95,12 +95,11 @@ def _report(folder: Path) -> Mapping[str, Any]:
 
 def _plan(report: Mapping[str, Any], source: Path) -> tuple[SourceFile, Plan]:
     settings = report["settings"]
-    key = {"leads": settings["lookup_field"], "members": "email", "customobjects": None}[settings["kind"]]
     return plan_file(
         source.resolve(),
         format=Format(settings["format"]),
         budget=settings["chunk_bytes"],
-        lookup_field=key,
+        lookup_field=Target(kind=settings["kind"], lookup_field=settings["lookup_field"]).key_column,
         keep_rejected=report["totals"]["rejected"],
     )
 

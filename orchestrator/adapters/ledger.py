@@ -298,11 +298,6 @@ class Ledger:
             self._db.execute("DELETE FROM loads WHERE id = ?", (load_id,))
         return True
 
-    def reopen(self, load_id: LoadId) -> None:
-        """A finished load goes on: a held chunk was released."""
-        with self._transaction():
-            self._db.execute("UPDATE loads SET finished_at = NULL, exit_code = NULL WHERE id = ?", (load_id,))
-
     # --- facts ----------------------------------------------------------------------------------------
 
     def claim(self, load_id: LoadId, number: ChunkNumber, at: float, limit: int) -> Standing | None:

@@ -135,6 +135,11 @@ class Target:
     partition_name: str | None = None
     member_status: str | None = None
 
+    @property
+    def key_column(self) -> str | None:
+        """The column that every row must have; None for custom objects, whose dedupe fields only Marketo knows."""
+        return {"leads": self.lookup_field, "members": "email", "customobjects": None}[self.kind]
+
 
 @dataclass(frozen=True, slots=True)
 class SourceFile:

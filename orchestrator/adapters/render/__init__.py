@@ -131,7 +131,7 @@ def write_report(
             columns=columns,
             rows=tally.shown(),
             listed=tally.rows,
-            key=_key_of(load),
+            key=load.target.key_column,
         )
     return Written(folder, sums, reasons, tally.rows, tuple(digest.notes), digest.undecoded, len(digest.doubts))
 
@@ -245,7 +245,7 @@ def _entries_of(load: Load, record: ChunkRecord, source: SourceBytes) -> Iterato
     offer = record.standing.offer
     failures, warnings = (_read(file, source) for file in ((offer.failures, offer.warnings) if offer else (None, None)))
     content = source.content(record)
-    key = _key_of(load)
+    key = load.target.key_column
     yield from entries_of_chunk(record, load.header.fields, key, load.format, failures, warnings, content)
 
 
@@ -255,11 +255,6 @@ def _in_original(load: Load, row: ReportRow) -> tuple[ReportRow, str | None]:
         return row, None
     original, line = place(load.origin, row.source_row, row.source_line)
     return replace(row, source_line=line), None if original is None else called(load.origin.originals[original].path)
-
-
-def _key_of(load: Load) -> str | None:
-    """The column Marketo matches by; custom objects have dedupe fields that we do not know."""
-    return {"leads": load.target.lookup_field, "members": "email", "customobjects": None}[load.target.kind]
 
 
 def _has_rows(record: ChunkRecord) -> bool:
