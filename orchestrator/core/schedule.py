@@ -248,9 +248,9 @@ def _ask_at(
         return regularly
     if view.unsent == 0 and position >= len(expected) - PROCESSORS:
         due_at = ask_last_at(expected[position], view.speed.fast, asked_at, **bounds)
-        return min(due_at, since + put_off * UNASKED_MAX_S)
-    slack_s = dry_at - view.speed.upload_s - expected[position].ends_at
-    due_at = ask_at(expected[position], view.speed.fast, asked_at, slack_s=slack_s, **bounds)
+    else:
+        slack_s = dry_at - view.speed.upload_s - expected[position].ends_at
+        due_at = ask_at(expected[position], view.speed.fast, asked_at, slack_s=slack_s, **bounds)
     return min(due_at, since + put_off * UNASKED_MAX_S)
 
 
