@@ -1,4 +1,5 @@
--- Two things are new: chunks are halved until broken rows stand alone, and loads share the queue.
+-- New: chunks are halved until broken rows stand alone, loads share the queue, sources may be made from other files,
+-- and failed rows can be sent again.
 
 -- A chunk is halved when its batches end Failed as well, until the rows that break them stand alone. Its parts remember
 -- what they come from: how much was spent on their root, and that their rows may have been imported before.
@@ -64,3 +65,27 @@ ALTER TABLE loads ADD COLUMN origin TEXT;         -- JSON object; NULL: the sour
 ALTER TABLE loads ADD COLUMN origin_sha256 TEXT;  -- of the content of the files and how they were read
 
 CREATE INDEX loads_by_origin ON loads (origin_sha256) WHERE origin_sha256 IS NOT NULL;
+
+-- A load may be the retry of rows that failed in an earlier one.
+
+ALTER TABLE loads ADD COLUMN retry TEXT;  -- JSON object: of which load, which rows, mended how; NULL for other loads
+
+-- Where the rows of a retry stand in the source of the first load: JSON lists of [row, line] or null, 1,000 in each.
+CREATE TABLE retried_rows (
+    load_id TEXT NOT NULL REFERENCES loads (id),
+    block   INTEGER NOT NULL,             -- from 0
+    places  TEXT NOT NULL,
+    PRIMARY KEY (load_id, block)
+);
+
+-- Rows that failed by accident go again in last chunks of their load.
+
+ALTER TABLE loads ADD COLUMN again INTEGER NOT NULL DEFAULT 0;   -- how many times that was done
+ALTER TABLE chunks ADD COLUMN again INTEGER NOT NULL DEFAULT 0;  -- how many times its rows have gone again
+ALTER TABLE chunks ADD COLUMN moved INTEGER NOT NULL DEFAULT 0 CHECK (moved <= rows);  -- failed rows that went again
+
+CREATE TRIGGER last_chunks_are_added_once BEFORE UPDATE OF again ON loads
+WHEN NEW.again <> OLD.again + 1
+BEGIN
+    SELECT RAISE(ABORT, 'rows go again once at a time');
+END;
