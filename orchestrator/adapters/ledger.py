@@ -128,6 +128,7 @@ class Ledger:
             self._db.execute("PRAGMA foreign_keys = ON")
             self._check()
             self._migrate()
+        self._version: int | None = None
 
     def close(self) -> None:
         self._db.close()
@@ -600,6 +601,12 @@ class Ledger:
                     (subscription, list_id or 0, *astuple(after)),
                 )
         return after
+
+    def changed_by_others(self) -> bool:
+        """Has another process written anything since this was last asked? Much cheaper than reading it all again."""
+        ((version,),) = self._all("PRAGMA data_version")
+        changed, self._version = version != self._version, version
+        return bool(changed)
 
     def wishes(self, subscription: str, heard_since: float) -> list[Wish]:
         """What the running loads want of the slots; of those that were heard of lately."""

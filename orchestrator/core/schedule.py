@@ -34,8 +34,6 @@ ChunkKey = tuple[LoadId, int]
 
 UNASKED_MAX_S = 1800.0
 """No open batch goes longer without a question: an expectation that a pause of hours has taught must not last."""
-LEDGER_GLANCE_S = 1.0
-"""How often the ledger is looked at again while another process has a say: nothing else tells us."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +117,8 @@ class Decision:
     waiting_for: str = ""
     wants: int = 0
     """Chunks that could be sent if there were slots, ten at most."""
+    others_act: bool = False
+    """Another process has a say: what it writes down may change what is to be done."""
     eta_s: float | None = None
     """Seconds until the load is probably done; None while nothing is known."""
 
@@ -156,7 +156,8 @@ def next_actions(
     waiting_for, wants = _submit(view, others_before, now, limits, busy, uploading, draft)
     wake_at = min((at for at in draft.wakes if at > now), default=now + limits.max_interval_s)
     eta_s = seconds_left(expected, view.rows_unsent, view.speed, now) if view.speed is not None else None
-    return Decision(tuple(draft.actions), wake_at, waiting_for, wants, eta_s)
+    others_act = len(view.wishes) > 1 or any(s.load_id not in view.owned for s in view.open)
+    return Decision(tuple(draft.actions), wake_at, waiting_for, wants, others_act, eta_s)
 
 
 # --- batches in Marketo ---------------------------------------------------------------------------------
@@ -270,8 +271,6 @@ def _submit(
     waiting = [s for s in view.ready if (s.load_id, s.number) not in busy]
     # Uploads that have not claimed their slot yet are busy and not open: they count as open here.
     unclaimed = sum(1 for s in view.ready if (s.load_id, s.number) in busy and s.state is State.PLANNED)
-    if len(view.wishes) > 1 or any(s.load_id not in view.owned for s in view.open):
-        draft.wakes.append(now + LEDGER_GLANCE_S)
     if not waiting:
         return _doubts(view, limits), unclaimed
     room = _room(view, others_before, unclaimed, now, limits, draft)

@@ -58,6 +58,8 @@ SILENT_S = 1800.0
 OBSERVE_S = 0.5
 CALLS_STORED_EVERY_S = 10.0
 ADOPT_S = 5.0
+LEDGER_GLANCE_S = 1.0
+"""How often the ledger is asked whether another process has written to it, while one has a say."""
 SAY_AGAIN_S = 1.0
 SAY_EVERY_S = 10.0
 """Well within `share.HEARD_OF_S`."""
@@ -184,12 +186,17 @@ class Runner:
                     for action in decision.actions:
                         self._busy[action.load_id, action.number] = action
                         tasks.start_soon(self._do, action)
+                    self._give_back(set(self._adopted) - {load_id for load_id, _ in self._busy})
                     if self._quota is not None and self._quota.is_due():
                         tasks.start_soon(self._quota.ask, QUOTA_PATIENCE_S)
                     self._caller.share_pace(len(view.wishes))
                     await self._say(decision, now)
                     self._show(decision, now)
-                    await self._sleep_until(min(decision.wake_at, self._stop_at(now)))
+                    wake_at = min(decision.wake_at, self._stop_at(now))
+                    if decision.others_act:
+                        await self._sleep_beside_others(wake_at)
+                    else:
+                        await self._sleep_until(wake_at)
                 tasks.cancel_scope.cancel()
         finally:
             with anyio.CancelScope(shield=True):
@@ -247,7 +254,6 @@ class Runner:
         if now >= self._calls_stored_at + CALLS_STORED_EVERY_S:
             self._calls_stored_at = now
             await self._store_calls()
-        self._give_back(set(self._adopted) - {load_id for load_id, _ in self._busy})
         if now >= self._adopted_at + ADOPT_S:
             self._adopted_at = now
             await self._adopt()
@@ -259,6 +265,7 @@ class Runner:
 
     def _read_view(self, now: float) -> View:
         ledger, load = self._ledger, self._load
+        ledger.changed_by_others()  # whatever they write from now on is a change
         open_chunks = tuple(ledger.open_chunks(load.subscription))
         collecting = tuple(s for load_id in self._loads for s in ledger.collecting(load_id))
         list_id, in_list, lane = load.target.list_id, list[Standing](), None
@@ -309,6 +316,8 @@ class Runner:
 
     async def _store_calls(self) -> None:
         made = dict(self._caller.made)
+        if not made:
+            return
         self._caller.made.clear()
         await self._books.ask(self._ledger.add_calls, self._load.id, made)
 
@@ -372,11 +381,21 @@ class Runner:
                     await self._sleep_until(self._clock.now() + patience_s)
             self._marketo.abandon_uploads()
 
-    async def _sleep_until(self, at: float) -> None:
+    async def _sleep_beside_others(self, at: float) -> None:
+        """Sleep until something is to be done, or another process has written to the ledger: nothing else tells us."""
+        at = min(at, self._adopted_at + ADOPT_S, self._said.heard_at + SAY_EVERY_S)
+        while True:
+            woken = await self._sleep_until(min(at, self._clock.now() + LEDGER_GLANCE_S))
+            if woken or self._clock.now() >= at or await self._books.ask(self._ledger.changed_by_others):
+                return
+
+    async def _sleep_until(self, at: float) -> bool:
+        """Until then, or until an action ends or a stop is asked for. Returns whether it was that."""
         with anyio.move_on_after(max(0.0, at - self._clock.now())):
             await self._woken.wait()
-        if self._woken.is_set():
+        if woken := self._woken.is_set():
             self._woken = anyio.Event()
+        return woken
 
     # --- the observer -----------------------------------------------------------------------------------
 

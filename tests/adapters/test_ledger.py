@@ -314,6 +314,19 @@ def test_a_second_connection_sees_what_the_first_committed(tmp_path: Path) -> No
     ledger.close()
 
 
+def test_only_what_others_wrote_is_a_change(tmp_path: Path) -> None:
+    """What a process wrote itself it knows; a look at all of it again is worth it only when another one wrote."""
+    mine, load_id = a_ledger(tmp_path)
+    with Ledger(mine.path) as theirs:
+        mine.changed_by_others()
+        mine.claim(load_id, ChunkNumber(1), 5.0, 10)
+        assert not mine.changed_by_others()
+        theirs.claim(load_id, ChunkNumber(2), 5.0, 10)
+        assert mine.changed_by_others()
+        assert not mine.changed_by_others()
+    mine.close()
+
+
 def test_a_ledger_of_a_later_release_is_refused(tmp_path: Path) -> None:
     """An older release would overlook what the newer one wrote."""
     ledger, _ = a_ledger(tmp_path)

@@ -287,3 +287,11 @@ def test_when_the_days_calls_run_short_questions_wait_before_uploads_do() -> Non
     assert any(isinstance(a, Submit) for a in poor.actions)
     assert not any(isinstance(a, Submit) for a in last.actions)
     assert "calls are left today" in last.waiting_for
+
+
+def test_a_load_beside_others_is_told_so() -> None:
+    """Nothing but the ledger says what other processes do: then it is watched for changes."""
+    other = LoadId("theirs")
+    wishes = (Wish(LOAD, "normal", 10, 3, NOW), Wish(other, "normal", 4, 0, NOW))
+    assert not decide(open_=(opened(1),)).others_act
+    assert decide(open_=(opened(1),), wishes=wishes).others_act

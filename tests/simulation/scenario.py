@@ -114,7 +114,7 @@ class Scenario:
             keep_bodies=True,
         )
         if rng.random() < 0.04:  # a broken instance: whatever is sent fails
-            settings.failing_jobs = frozenset(range(1, 1000))
+            settings.failing_jobs, settings.seconds_per_job = frozenset(range(1, 1000)), 10.0
         amnesia_at = rng.uniform(20.0, 600.0)
         sources = rng.choice([[0], [0], [0], [0, 1], [0, 0], [0, 1], [0, 0, 1]])
         at_once = rng.random() < 0.5
