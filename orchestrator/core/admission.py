@@ -29,8 +29,9 @@ class Admission:
     """What is known of a queue: the subscription's, or the lane of one static list.
 
     Up to `room` of ours are filled at once when one of them ends. When all of those are there one upload probes whether
-    there is more: at once while nobody else was seen (two of them then), after a refusal when a wait is over that
-    doubles with each. So a full queue costs a handful of uploads, not one for each chunk that waits.
+    there is more: at once while nobody else was seen, after a refusal when a wait is over that doubles with each. (The
+    first two go together, one for each processor.) So a full queue costs a handful of uploads, not one for each chunk
+    that waits.
     """
 
     room: int = 0
@@ -59,15 +60,15 @@ class Admission:
     def probe_at(self, speed: Speed | None, max_interval_s: float) -> float:
         """When one more than fit for sure may be tried.
 
-        Two batches' time after a refusal four have ended; doubled with each further one, to sixteen batches' time.
-        While nothing is known of batches from `max_interval_s` on, doubled for longer.
+        Four batches' time after a refusal eight have ended; doubled with each further one, to sixteen batches' time.
+        While nothing is known of batches twice `max_interval_s`, doubled for longer.
         """
         if self.refusals == 0 or self.refused_last_at is None:
             return 0.0
         if speed is None:
-            return self.refused_last_at + max_interval_s * 2.0 ** min(self.refusals - 1, 6)
-        wait_s = max(max_interval_s / 10, 2 * speed.batch_s)
-        return self.refused_last_at + wait_s * 2.0 ** min(self.refusals - 1, 3)
+            return self.refused_last_at + max_interval_s * 2.0 ** min(self.refusals, 6)
+        wait_s = max(max_interval_s / 10, 4 * speed.batch_s)
+        return self.refused_last_at + wait_s * 2.0 ** min(self.refusals - 1, 2)
 
     def ceiling(self, now: float, held: int, in_marketo: int, probe_at: float, past: Sequence[Over] = ()) -> int:
         """How many of our batches may be open or on their way now, when `held` are and `in_marketo` of them are there.
@@ -79,7 +80,7 @@ class Admission:
             unnoticed = sum(one.over_at <= at < one.noticed_at for one in past)
         fit = max(self.room - unnoticed, in_marketo)
         if self.refusals == 0 and not self.others_seen(now):
-            return min(PLACES, fit + PROCESSORS)
+            return min(PLACES, max(PROCESSORS, fit + 1))
         may_probe = held == in_marketo >= fit and (now >= probe_at or self._is_shorter(past))
         if may_probe:
             return min(PLACES, fit + 1)
