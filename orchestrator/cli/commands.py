@@ -33,7 +33,8 @@ from orchestrator.core.model import Format, Reading
 from orchestrator.errors import OrchestratorError
 from orchestrator.library import LoadOptions, LoadResult, Observer, RetryOptions, StopRequest
 
-SIGNAL_CODES = {signal.SIGINT: 130, signal.SIGTERM: 143}
+SIGNAL_CODES = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 143}
+"""A terminal that is closed ends a load as SIGTERM does, unless `nohup` has made us deaf to it."""
 
 
 def run(options: argparse.Namespace) -> int:
@@ -53,7 +54,7 @@ def run(options: argparse.Namespace) -> int:
 
             traceback.print_exc()
         more = "" if getattr(options, "verbose", False) else " (-v shows where)"
-        print(f"internal fault: {type(error).__name__}{more}; please report it", file=sys.stderr)
+        output.always(f"internal fault: {type(error).__name__}{more}; please report it")
         output.json("error", code=70, message=f"internal fault: {type(error).__name__}", remedy="")
         output.json("summary", exit_code=70)
         return 70
@@ -199,7 +200,7 @@ def _drive(
 
     async def main() -> LoadResult:
         async with anyio.create_task_group() as tasks:
-            await tasks.start(_signals, stop)
+            await tasks.start(_signals, stop, output)
             with watching(output, wanted=not options.no_progress) as observer:
                 result = await begin(observer, stop)
             tasks.cancel_scope.cancel()
@@ -223,13 +224,14 @@ def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
     return _first(inner) if isinstance(inner, BaseExceptionGroup) else inner
 
 
-async def _signals(stop: StopRequest, *, task_status: anyio.abc.TaskStatus[None]) -> None:
-    with anyio.open_signal_receiver(*SIGNAL_CODES) as signals:
+async def _signals(stop: StopRequest, output: Output, *, task_status: anyio.abc.TaskStatus[None]) -> None:
+    deaf = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    with anyio.open_signal_receiver(*(SIGNAL_CODES.keys() - ({signal.SIGHUP} if deaf else set()))) as signals:
         task_status.started()
         async for received in signals:
             if stop.exit_code:
                 os._exit(SIGNAL_CODES[received])
-            print("stopping; a second signal stops at once", file=sys.stderr, flush=True)
+            output.always("stopping; a second signal stops at once")
             stop.set(SIGNAL_CODES[received])
 
 

@@ -49,28 +49,40 @@ class Output:
         if not self.quiet:
             _write(sys.stderr, text)
 
+    def always(self, text: str) -> None:
+        """For people, on stderr, however quiet."""
+        _write(sys.stderr, text)
+
     def json(self, kind: str, /, **content: Any) -> None:
         """One JSON line, when they are wanted."""
         if self.as_json:
             line = {"type": kind, "schema": SCHEMA, **content}
-            _write(sys.stdout, json.dumps(line, ensure_ascii=False, default=str))
+            text = json.dumps(line, ensure_ascii=False, default=str)
+            _write(sys.stdout, text if text.isprintable() else json.dumps(line, default=str))
 
     def error(self, error: OrchestratorError) -> None:
         """An expected error: message and remedy; never a traceback."""
-        _write(sys.stderr, f"error: {error}")
+        self.always(f"error: {error}")
         self.json("error", code=error.exit_code, message=error.message, remedy=error.remedy)
+
+
+def visible(text: str, *, but: str = "") -> str:
+    """A text in which what could move a cursor, turn the reading direction or forge a line is escaped: names of files
+    may hold anything."""
+    return "".join(c if c.isprintable() or c in but else c.encode("unicode_escape").decode() for c in text)
 
 
 def _write(stream: TextIO, text: str) -> None:
     try:
-        print(text, file=stream, flush=True)
+        print(visible(text, but="\n"), file=stream, flush=True)
     except (OSError, ValueError):
         with contextlib.suppress(OSError, ValueError):  # nobody reads any more: go on without
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def table(rows: list[tuple[str, ...]], *, right: tuple[int, ...] = ()) -> str:
-    """Columns that line up; the first row is the head."""
+    """Columns that line up, a row to a line; the first row is the head."""
+    rows = [tuple(map(visible, row)) for row in rows]
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     return "\n".join(
         "  ".join(
@@ -134,12 +146,12 @@ def show_result(output: Output, result: LoadResult, *, command: str) -> int:
     )
     if stopped:
         if result.stopped is not None:
-            _write(sys.stderr, f"stopped: {result.stopped}")
+            output.always(f"stopped: {result.stopped}")
         else:
             output.note("stopped; what was sent goes on inside Marketo")
         open_rows = totals.unsent + totals.unknown
         output.note(f"{totals.imported:,} of {totals.rows:,} rows are imported so far, {open_rows:,} are open")
-        _write(sys.stderr, f"to go on: {command}")
+        output.always(f"to go on: {command}")
         if result.stopped is not None:
             output.note(f"report so far: {result.report_dir}")
         return code
@@ -159,7 +171,7 @@ def show_result(output: Output, result: LoadResult, *, command: str) -> int:
 def _last_words(result: LoadResult) -> list[tuple[str, str]]:
     """What a person needs to know: rows in, what was imported, what was not and why, how long, what to do next."""
     totals = result.totals
-    rows = f"{totals.rows:,} in {source_name(result.load)}"
+    rows = f"{totals.rows:,} in {visible(source_name(result.load))}"
     if result.seconds:
         rows += f", in {span(result.seconds)}: {totals.rows / result.seconds:,.0f} rows a second"
     if result.doubts:
@@ -355,7 +367,7 @@ def progress_object(progress: Progress) -> Mapping[str, Any]:
 
 def show_purged(output: Output, load: Load) -> int:
     output.json("summary", exit_code=0, load_id=load.id, report_dir=load.report_dir)
-    output.data(f"load {load.id} ({source_name(load)}) is removed, with its report in {load.report_dir}")
+    output.data(f"load {load.id} ({visible(source_name(load))}) is removed, with its report in {load.report_dir}")
     return 0
 
 
@@ -376,7 +388,7 @@ def show_export(found: Iterable[Salvaged | Unreadable]) -> int:
                     where += f", entries after {max(0, one.after)}{upto}"
                 remedy = "A backup of the ledger may have them."
                 output.json("error", code=LedgerUnusable.exit_code, message=f"{where}: {one.why}", remedy=remedy)
-                _write(sys.stderr, f"error: {where} cannot be read ({one.why})")
+                output.always(f"error: {where} cannot be read ({one.why})")
     code = LedgerUnusable.exit_code if unreadable else 0
     output.json("summary", exit_code=code, records=dict(records), unreadable=unreadable)
     return code
