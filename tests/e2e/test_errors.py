@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import socket
+import ssl
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -141,6 +143,37 @@ def test_a_host_that_is_not_there_is_69_after_half_a_minute_and_resumable(market
     assert_plain(done.err)
     assert "not reached within 30 s" in done.err
     assert "orchestrator resume" in done.err
+
+
+def test_a_certificate_that_nobody_trusts_is_69_at_once(market: Shop) -> None:
+    """Trying on for half a minute changes nothing, and neither the secret nor a lead may go there meanwhile."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(Path(__file__).parent.parent / "adapters" / "certificates" / "self-signed.pem")
+    read: list[bytes] = []
+
+    def serve(listening: socket.socket) -> None:
+        while True:
+            try:
+                with context.wrap_socket(listening.accept()[0], server_side=True) as connection:
+                    read.append(connection.recv(1))
+            except ssl.SSLError:
+                continue
+            except OSError:
+                return
+
+    (market.folder / "good.csv").write_bytes(GOOD)
+    begun = time.monotonic()
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        threading.Thread(target=serve, args=[listening], daemon=True).start()
+        address = f"https://127.0.0.1:{listening.getsockname()[1]}"
+        done = market.run("load", "good.csv", "--force", ORCHESTRATOR_MARKETO__BASE_URL=address)
+        listening.shutdown(socket.SHUT_RDWR)
+    assert done.code == 69, done
+    assert time.monotonic() - begun < 15
+    assert_plain(done.err)
+    assert "certificate is not to be trusted: self-signed certificate" in done.err
+    assert "this machine's clock and its certificates" in done.err
+    assert read == []
 
 
 def test_a_broken_configuration_is_78(market: Shop) -> None:
