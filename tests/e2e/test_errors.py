@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 from e2e.shop import Shop, shop
 
+from orchestrator.adapters.ledger import Ledger
 from orchestrator.simulator.leads import write_leads
 
 GOOD = b"email,firstName\nann@x.io,Ann\nbo@x.io,Bo\n"
@@ -211,6 +212,30 @@ def test_a_corrupt_ledger_is_78_and_left_as_it_is(market: Shop) -> None:
     error, *_, summary = map(json.loads, saved.out.splitlines())
     assert (error["type"], summary["type"], summary["records"]) == ("error", "summary", {})
     assert ledger.read_bytes() == before
+
+
+def test_a_locked_ledger_is_75_and_names_who_holds_it(market: Shop) -> None:
+    """Somebody's forgotten shell with an open transaction: people must know which process to look at."""
+    (market.folder / "good.csv").write_bytes(GOOD)
+    ledger = market.folder / "held.db"
+    Ledger(ledger).close()
+    hold = "import sqlite3, sys; db = sqlite3.connect(sys.argv[1]); db.execute('BEGIN EXCLUSIVE'); print(1); input()"
+    holder = subprocess.Popen(
+        [sys.executable, "-uc", hold, str(ledger)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    with holder:
+        assert holder.stdout is not None
+        holder.stdout.readline()
+        begun = time.monotonic()
+        done = market.run("load", "good.csv", ORCHESTRATOR_STATE__LEDGER="sqlite:///held.db")  # nothing is sent
+        took_s = time.monotonic() - begun
+        holder.communicate("\n")
+    assert done.code == 75, done
+    assert_plain(done.err)
+    assert f"held.db: process {holder.pid} has held it for 5 s" in done.err
+    assert took_s > 5
+    with shop(market.folder) as own:
+        assert own.run("load", "good.csv", ORCHESTRATOR_STATE__LEDGER="sqlite:///held.db").code == 0
 
 
 def test_a_sound_ledger_is_exported_whole_as_json_lines(market: Shop) -> None:
