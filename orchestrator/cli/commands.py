@@ -18,6 +18,7 @@ from orchestrator.adapters import logs
 from orchestrator.cli.output import (
     Output,
     resume_command,
+    retry_command,
     show_check,
     show_export,
     show_plan,
@@ -81,7 +82,7 @@ def _dispatch(options: argparse.Namespace, output: Output) -> int:
             return _retry(options, output, config)
         case "report":
             result = library.report(config, options.load)
-            return show_result(output, result, command="")
+            return _shown(options, output, result)
         case "verify":
             return show_check(output, verification.verify(Path(options.report_dir), Path(options.source)))
         case "purge":
@@ -213,10 +214,20 @@ def _drive(
         if expected is not None and isinstance(first := _first(expected), OrchestratorError):
             raise first from None
         raise
-    command = resume_command(
-        result, options.config, options.subscription, fail_on_warning=options.fail_on_warning, no_retry=options.no_retry
-    )
-    return show_result(output, result, command=command)
+    return _shown(options, output, result, fail_on_warning=options.fail_on_warning, no_retry=options.no_retry)
+
+
+def _shown(
+    options: argparse.Namespace,
+    output: Output,
+    result: LoadResult,
+    *,
+    fail_on_warning: bool = False,
+    no_retry: bool = False,
+) -> int:
+    config, subscription = options.config, options.subscription
+    resume = resume_command(result, config, subscription, fail_on_warning=fail_on_warning, no_retry=no_retry)
+    return show_result(output, result, resume=resume, retry=retry_command(result, config, subscription))
 
 
 def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:

@@ -19,10 +19,11 @@ from typing import Any, TextIO
 
 from orchestrator.adapters.salvage import Salvaged, Unreadable
 from orchestrator.checks import CheckLine
-from orchestrator.core.model import Format, Load
+from orchestrator.core.model import Load
 from orchestrator.core.origins import source_name, source_path
 from orchestrator.core.reasons import ReasonCount
 from orchestrator.core.verdicts import plain, without_addresses
+from orchestrator.core.worth import ReasonClass, class_of
 from orchestrator.errors import DoubtHeld, LedgerUnusable, OrchestratorError
 from orchestrator.library import LoadResult, LoadStatus, PlanSummary
 from orchestrator.runner.loop import Progress
@@ -112,22 +113,29 @@ def resume_command(
     no_retry: bool = False,
 ) -> str:
     """The exact command that goes on."""
-    parts = ["orchestrator", "resume", result.load.id]
-    if config is not None:
-        parts += ["--config", config]
-    if subscription is not None:
-        parts += ["--subscription", subscription]
-    if fail_on_warning:
-        parts.append("--fail-on-warning")
-    if no_retry:
-        parts.append("--no-retry")
+    flags = ["--fail-on-warning"] * fail_on_warning + ["--no-retry"] * no_retry
     if isinstance(result.stopped, DoubtHeld):
-        parts += ["--on-doubt", "resend"]
-    return shlex.join(parts)
+        flags += ["--on-doubt", "resend"]
+    return _command("resume", result, config, subscription, *flags)
 
 
-def show_result(output: Output, result: LoadResult, *, command: str) -> int:
-    """The last words of a load; returns its exit code. The report's folder is the last of them."""
+def retry_command(result: LoadResult, config: str | None, subscription: str | None) -> str:
+    """The exact command that sends its failed rows again."""
+    return _command("retry", result, config, subscription)
+
+
+def _command(name: str, result: LoadResult, config: str | None, subscription: str | None, *flags: str) -> str:
+    where = ["--config", config] if config is not None else []
+    if subscription is not None:
+        where += ["--subscription", subscription]
+    return shlex.join(["orchestrator", name, result.load.id, *where, *flags])
+
+
+def show_result(output: Output, result: LoadResult, *, resume: str, retry: str) -> int:
+    """The last words of a load; returns its exit code. The report's folder is the last of them.
+
+    resume, retry: the commands that go on with it, and that send its failed rows again.
+    """
     totals, code = result.totals, result.exit_code
     stopped = result.interrupted or result.stopped is not None
     reasons = [replace(one, reason=without_addresses(one.reason)) for one in result.reasons[:REASONS_IN_JSON]]
@@ -142,7 +150,7 @@ def show_result(output: Output, result: LoadResult, *, command: str) -> int:
         eta_error=result.eta_error,
         report_dir=str(result.report_dir),
         already_finished=result.already_finished,
-        resume=command if stopped else None,
+        resume=resume if stopped else None,
     )
     if stopped:
         if result.stopped is not None:
@@ -151,7 +159,7 @@ def show_result(output: Output, result: LoadResult, *, command: str) -> int:
             output.note("stopped; what was sent goes on inside Marketo")
         open_rows = totals.unsent + totals.unknown
         output.note(f"{totals.imported:,} of {totals.rows:,} rows are imported so far, {open_rows:,} are open")
-        output.always(f"to go on: {command}")
+        output.always(f"to go on: {resume}")
         if result.stopped is not None:
             output.note(f"report so far: {result.report_dir}")
         return code
@@ -162,13 +170,13 @@ def show_result(output: Output, result: LoadResult, *, command: str) -> int:
         output.note(f"the time left, foretold when a tenth was done, was {abs(result.eta_error):.0%} too {way}")
     if result.reasons:
         output.note(f"\n{reasons_table(result.reasons)}\n")
-    for name, text in _last_words(result):
+    for name, text in _last_words(result, retry):
         output.note(f"{name + ':':<13} {text}")
     output.note(f"report: {result.report_dir}")
     return code
 
 
-def _last_words(result: LoadResult) -> list[tuple[str, str]]:
+def _last_words(result: LoadResult, retry: str) -> list[tuple[str, str]]:
     """What a person needs to know: rows in, what was imported, what was not and why, how long, what to do next."""
     totals = result.totals
     rows = f"{totals.rows:,} in {visible(source_name(result.load))}"
@@ -184,19 +192,21 @@ def _last_words(result: LoadResult) -> list[tuple[str, str]]:
         ("rows", rows),
         ("imported", imported),
         ("not imported", not_imported + (f" ({'; '.join(why)})" if why else "")),
-        ("next", _next_step(result)),
+        ("next", _next_step(result, retry)),
     ]
 
 
-def _next_step(result: LoadResult) -> str:
+def _next_step(result: LoadResult, retry: str) -> str:
     """What to type, or to look at, now."""
-    totals, folder = result.totals, result.report_dir
+    totals = result.totals
+    classes = {class_of(one.reason) for one in result.reasons if one.kind == "failure"}
+    if totals.failed and classes == {ReasonClass.PERMANENT}:
+        return f"mend the failed rows by rules and see what would be sent: {retry} --fix RULES --dry-run"
     if totals.failed:
-        how = "" if result.load.format is Format.CSV else f" --format {result.load.format}"
-        retry = shlex.quote(str(folder / "retry.csv"))
-        return f"mend the failed rows in retry.csv, then: orchestrator load {retry}{how}"
+        mended = " (with --fix RULES those too that must be mended)" if ReasonClass.PERMANENT in classes else ""
+        return f"send the failed rows again: {retry}{mended}"
     if totals.rejected or totals.unsent or totals.unknown or totals.warned:
-        return f"look at {folder / 'report.html'}"
+        return f"look at {result.report_dir / 'report.html'}"
     return "nothing; every row is imported"
 
 
