@@ -5,7 +5,7 @@ in the order of the source. The peer reads the finished report.csv and writes it
 in turn, in one run, each in a process of its own, by processor time: what the disk and other processes do is nobody's.
 Memory is the peak of the process that writes the report.
 
-python benchmarks/report.py [ROWS [BATCHES]]     10000000 1000 for the full size
+python benchmarks/report.py [ROWS [BATCHES [ROUNDS]]]     10000000 1000 1 for the full size
 """
 
 from __future__ import annotations
@@ -146,12 +146,12 @@ def peer(load: Load) -> float:
     return time.process_time() - begun
 
 
-def compare(name: str, path: Path, batches: int) -> Iterator[str]:
+def compare(name: str, path: Path, batches: int, rounds: int) -> Iterator[str]:
     load, plan = a_load(path, batches)
     records = fail_all(path, load, plan)
     times: list[tuple[float, float]] = []
     peak_mb = 0.0
-    for _ in range(ROUNDS):
+    for _ in range(rounds):
         with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as alone:
             mine, used_mb = alone.submit(ours, load, records).result()
         with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as alone:
@@ -163,12 +163,13 @@ def compare(name: str, path: Path, batches: int) -> Iterator[str]:
     yield f"{name}: {plan.rows:,} failed rows of {len(plan.header.fields)} columns in {len(plan.chunks):,} batches"
     yield f"  orchestrator, five files     {plan.rows / mine:12,.0f} rows/s   peak memory {peak_mb:,.0f} MB"
     yield f"  csv.reader and csv.writer    {plan.rows / theirs:12,.0f} rows/s"
-    yield f"  ratio of speeds              {ratio:12.2f}   (goal: 0.5; median of {ROUNDS} rounds in turn)"
+    yield f"  ratio of speeds              {ratio:12.2f}   (goal: 0.5; median of {rounds} rounds in turn)"
 
 
 def main() -> None:
     rows = int(sys.argv[1]) if len(sys.argv) > 1 else 300_000
     batches = int(sys.argv[2]) if len(sys.argv) > 2 else max(1, rows // 10_000)
+    rounds = int(sys.argv[3]) if len(sys.argv) > 3 else ROUNDS
     for name in ("plain values", "sample leads (one row in ten has quotes)"):
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder, "leads.csv")
@@ -176,7 +177,8 @@ def main() -> None:
                 write_plain(path, rows)
             else:
                 write_leads(path, rows // 3, bad_share=0.0)
-            print("\n".join(compare(name, path, batches if name == "plain values" else max(1, batches // 3))))
+            batches = batches if name == "plain values" else max(1, batches // 3)
+            print("\n".join(compare(name, path, batches, rounds)), flush=True)
 
 
 if __name__ == "__main__":

@@ -77,7 +77,7 @@ class HeaderOnly(SourceUnusable):
 
 
 class NotText(SourceUnusable):
-    """The source is binary: NUL bytes, or the signature of another format."""
+    """The source is binary: NUL bytes, or the signature of another format; or its name is no text."""
 
 
 class UnknownEncoding(SourceUnusable):

@@ -212,6 +212,8 @@ class World:
     transport: Transport | None = None
     """None: the network."""
     connect: Connect = connect
+    lag_every_s: float | None = 0.5
+    """How often to look whether the event loop keeps up; None: not at all, since under virtual time it always does."""
 
 
 # --- load ---------------------------------------------------------------------------------------------
@@ -578,6 +580,7 @@ async def _drive(
                 max_wait_s=options.max_wait_s,
                 retry=options.retry,
                 observe=observer,
+                lag_every_s=world.lag_every_s,
             )
             if stop is not None:
                 stop.callbacks.append(runner.request_stop)

@@ -784,9 +784,11 @@ def _create_private(path: Path) -> None:
 def _explain(error: sqlite3.DatabaseError, path: Path) -> OrchestratorError:
     text = str(error)
     if "locked" in text or "busy" in text:
+        pids = _holders(path)
+        who = f"process {', '.join(map(str, pids))}" if pids else "another process"
         return LedgerLocked(
-            f"ledger {path}: another process has held it for {BUSY_TIMEOUT_S:.0f} s",
-            remedy="Look for a stuck process with the ledger open; then run the same command again.",
+            f"ledger {path}: {who} has held it for {BUSY_TIMEOUT_S:.0f} s",
+            remedy=f"See whether {who} is stuck; then run the same command again.",
         )
     if "malformed" in text or "not a database" in text:
         return LedgerUnusable(
@@ -794,14 +796,31 @@ def _explain(error: sqlite3.DatabaseError, path: Path) -> OrchestratorError:
             remedy="Keep the file, save what it still knows with `orchestrator export`, then restore a backup or move "
             "it away: loads begun in it are then unknown, and running them again sends their rows again.",
         )
-    if "full" in text or "I/O" in text:
+    # What may be opened and cannot be, such as the journal of an open ledger: there are no descriptors left.
+    if "full" in text or "I/O" in text or ("unable to open" in text and os.access(path.parent, os.W_OK)):
         return LedgerFailing(
             f"ledger {path}: {text}; nothing more was sent",
-            remedy="Check the disk's free space and its health; then run the same command again.",
+            remedy="Check the disk's space and health, and this process's limits; then run the same command again.",
         )
     return LedgerUnusable(
         f"ledger {path}: {text}", remedy="Set state.ledger to a place that can be written, on a local disk."
     )
+
+
+def _holders(path: Path) -> list[int]:
+    """Processes of this machine with a lock on the ledger, where the kernel tells.
+
+    (To ask SQLite's file itself one would have to open it, and to close it again lets go of every lock that this
+    process has on it: https://www.sqlite.org/howtocorrupt.html, 2.2.)
+    """
+    try:
+        stat = path.stat()
+        lines = Path("/proc/locks").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return []
+    file = f"{os.major(stat.st_dev):02x}:{os.minor(stat.st_dev):02x}:{stat.st_ino}"
+    held = (line.split() for line in lines if f" {file} " in line and "->" not in line)  # the arrow marks who waits
+    return sorted({int(words[4]) for words in held if int(words[4]) > 0})
 
 
 def _blocks(places: Iterable[Place | None]) -> Iterator[list[Place | None]]:

@@ -25,8 +25,8 @@ _LEVELS: dict[Level, int] = {
 }
 
 
-class _Unbreakable:
-    """A stream whose reader may go away: a load does not stop because nobody reads its log any more.
+class Unbreakable:
+    """A stream whose reader may go away: a load does not stop because nobody reads what it says any more.
 
     stream: None means sys.stderr as it is at each line: the progress view puts itself in its place, so that lines
     appear above it and not through it.
@@ -77,7 +77,7 @@ def configure(
     *, level: Level, json: bool, secrets: Collection[str] = (), stream: TextIO | None = None, color: bool = False
 ) -> None:
     """Set up logging for this process. json: lines for machines. stream: where to, stderr by default."""
-    out = cast(TextIO, _Unbreakable(stream))
+    out = cast(TextIO, Unbreakable(stream))
     shared: list[Any] = [
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,

@@ -18,6 +18,7 @@ from orchestrator.adapters import logs
 from orchestrator.cli.output import (
     Output,
     resume_command,
+    retry_command,
     show_check,
     show_export,
     show_plan,
@@ -33,7 +34,8 @@ from orchestrator.core.model import Format, Reading
 from orchestrator.errors import OrchestratorError
 from orchestrator.library import LoadOptions, LoadResult, Observer, RetryOptions, StopRequest
 
-SIGNAL_CODES = {signal.SIGINT: 130, signal.SIGTERM: 143}
+SIGNAL_CODES = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 143}
+"""A terminal that is closed ends a load as SIGTERM does, unless `nohup` has made us deaf to it."""
 
 
 def run(options: argparse.Namespace) -> int:
@@ -53,7 +55,7 @@ def run(options: argparse.Namespace) -> int:
 
             traceback.print_exc()
         more = "" if getattr(options, "verbose", False) else " (-v shows where)"
-        print(f"internal fault: {type(error).__name__}{more}; please report it", file=sys.stderr)
+        output.always(f"internal fault: {type(error).__name__}{more}; please report it")
         output.json("error", code=70, message=f"internal fault: {type(error).__name__}", remedy="")
         output.json("summary", exit_code=70)
         return 70
@@ -80,7 +82,7 @@ def _dispatch(options: argparse.Namespace, output: Output) -> int:
             return _retry(options, output, config)
         case "report":
             result = library.report(config, options.load)
-            return show_result(output, result, command="")
+            return _shown(options, output, result)
         case "verify":
             return show_check(output, verification.verify(Path(options.report_dir), Path(options.source)))
         case "purge":
@@ -199,7 +201,7 @@ def _drive(
 
     async def main() -> LoadResult:
         async with anyio.create_task_group() as tasks:
-            await tasks.start(_signals, stop)
+            await tasks.start(_signals, stop, output)
             with watching(output, wanted=not options.no_progress) as observer:
                 result = await begin(observer, stop)
             tasks.cancel_scope.cancel()
@@ -212,10 +214,20 @@ def _drive(
         if expected is not None and isinstance(first := _first(expected), OrchestratorError):
             raise first from None
         raise
-    command = resume_command(
-        result, options.config, options.subscription, fail_on_warning=options.fail_on_warning, no_retry=options.no_retry
-    )
-    return show_result(output, result, command=command)
+    return _shown(options, output, result, fail_on_warning=options.fail_on_warning, no_retry=options.no_retry)
+
+
+def _shown(
+    options: argparse.Namespace,
+    output: Output,
+    result: LoadResult,
+    *,
+    fail_on_warning: bool = False,
+    no_retry: bool = False,
+) -> int:
+    config, subscription = options.config, options.subscription
+    resume = resume_command(result, config, subscription, fail_on_warning=fail_on_warning, no_retry=no_retry)
+    return show_result(output, result, resume=resume, retry=retry_command(result, config, subscription))
 
 
 def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
@@ -223,13 +235,14 @@ def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
     return _first(inner) if isinstance(inner, BaseExceptionGroup) else inner
 
 
-async def _signals(stop: StopRequest, *, task_status: anyio.abc.TaskStatus[None]) -> None:
-    with anyio.open_signal_receiver(*SIGNAL_CODES) as signals:
+async def _signals(stop: StopRequest, output: Output, *, task_status: anyio.abc.TaskStatus[None]) -> None:
+    deaf = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    with anyio.open_signal_receiver(*(SIGNAL_CODES.keys() - ({signal.SIGHUP} if deaf else set()))) as signals:
         task_status.started()
         async for received in signals:
             if stop.exit_code:
                 os._exit(SIGNAL_CODES[received])
-            print("stopping; a second signal stops at once", file=sys.stderr, flush=True)
+            output.always("stopping; a second signal stops at once")
             stop.set(SIGNAL_CODES[received])
 
 

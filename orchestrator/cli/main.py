@@ -27,7 +27,7 @@ EXIT_CODES = {
     77: "credentials or permissions refused",
     78: "the configuration is wrong",
     130: "stopped by SIGINT after saving; resumable",
-    143: "stopped by SIGTERM after saving; resumable",
+    143: "stopped by SIGTERM (or SIGHUP) after saving; resumable",
 }
 
 

@@ -19,10 +19,11 @@ from typing import Any, TextIO
 
 from orchestrator.adapters.salvage import Salvaged, Unreadable
 from orchestrator.checks import CheckLine
-from orchestrator.core.model import Format, Load
+from orchestrator.core.model import Load
 from orchestrator.core.origins import source_name, source_path
 from orchestrator.core.reasons import ReasonCount
 from orchestrator.core.verdicts import plain, without_addresses
+from orchestrator.core.worth import ReasonClass, class_of
 from orchestrator.errors import DoubtHeld, LedgerUnusable, OrchestratorError
 from orchestrator.library import LoadResult, LoadStatus, PlanSummary
 from orchestrator.runner.loop import Progress
@@ -49,28 +50,40 @@ class Output:
         if not self.quiet:
             _write(sys.stderr, text)
 
+    def always(self, text: str) -> None:
+        """For people, on stderr, however quiet."""
+        _write(sys.stderr, text)
+
     def json(self, kind: str, /, **content: Any) -> None:
         """One JSON line, when they are wanted."""
         if self.as_json:
             line = {"type": kind, "schema": SCHEMA, **content}
-            _write(sys.stdout, json.dumps(line, ensure_ascii=False, default=str))
+            text = json.dumps(line, ensure_ascii=False, default=str)
+            _write(sys.stdout, text if text.isprintable() else json.dumps(line, default=str))
 
     def error(self, error: OrchestratorError) -> None:
         """An expected error: message and remedy; never a traceback."""
-        _write(sys.stderr, f"error: {error}")
+        self.always(f"error: {error}")
         self.json("error", code=error.exit_code, message=error.message, remedy=error.remedy)
+
+
+def visible(text: str, *, but: str = "") -> str:
+    """A text in which what could move a cursor, turn the reading direction or forge a line is escaped: names of files
+    may hold anything."""
+    return "".join(c if c.isprintable() or c in but else c.encode("unicode_escape").decode() for c in text)
 
 
 def _write(stream: TextIO, text: str) -> None:
     try:
-        print(text, file=stream, flush=True)
+        print(visible(text, but="\n"), file=stream, flush=True)
     except (OSError, ValueError):
         with contextlib.suppress(OSError, ValueError):  # nobody reads any more: go on without
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def table(rows: list[tuple[str, ...]], *, right: tuple[int, ...] = ()) -> str:
-    """Columns that line up; the first row is the head."""
+    """Columns that line up, a row to a line; the first row is the head."""
+    rows = [tuple(map(visible, row)) for row in rows]
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     return "\n".join(
         "  ".join(
@@ -100,22 +113,29 @@ def resume_command(
     no_retry: bool = False,
 ) -> str:
     """The exact command that goes on."""
-    parts = ["orchestrator", "resume", result.load.id]
-    if config is not None:
-        parts += ["--config", config]
-    if subscription is not None:
-        parts += ["--subscription", subscription]
-    if fail_on_warning:
-        parts.append("--fail-on-warning")
-    if no_retry:
-        parts.append("--no-retry")
+    flags = ["--fail-on-warning"] * fail_on_warning + ["--no-retry"] * no_retry
     if isinstance(result.stopped, DoubtHeld):
-        parts += ["--on-doubt", "resend"]
-    return shlex.join(parts)
+        flags += ["--on-doubt", "resend"]
+    return _command("resume", result, config, subscription, *flags)
 
 
-def show_result(output: Output, result: LoadResult, *, command: str) -> int:
-    """The last words of a load; returns its exit code. The report's folder is the last of them."""
+def retry_command(result: LoadResult, config: str | None, subscription: str | None) -> str:
+    """The exact command that sends its failed rows again."""
+    return _command("retry", result, config, subscription)
+
+
+def _command(name: str, result: LoadResult, config: str | None, subscription: str | None, *flags: str) -> str:
+    where = ["--config", config] if config is not None else []
+    if subscription is not None:
+        where += ["--subscription", subscription]
+    return shlex.join(["orchestrator", name, result.load.id, *where, *flags])
+
+
+def show_result(output: Output, result: LoadResult, *, resume: str, retry: str) -> int:
+    """The last words of a load; returns its exit code. The report's folder is the last of them.
+
+    resume, retry: the commands that go on with it, and that send its failed rows again.
+    """
     totals, code = result.totals, result.exit_code
     stopped = result.interrupted or result.stopped is not None
     reasons = [replace(one, reason=without_addresses(one.reason)) for one in result.reasons[:REASONS_IN_JSON]]
@@ -130,16 +150,16 @@ def show_result(output: Output, result: LoadResult, *, command: str) -> int:
         eta_error=result.eta_error,
         report_dir=str(result.report_dir),
         already_finished=result.already_finished,
-        resume=command if stopped else None,
+        resume=resume if stopped else None,
     )
     if stopped:
         if result.stopped is not None:
-            _write(sys.stderr, f"stopped: {result.stopped}")
+            output.always(f"stopped: {result.stopped}")
         else:
             output.note("stopped; what was sent goes on inside Marketo")
         open_rows = totals.unsent + totals.unknown
         output.note(f"{totals.imported:,} of {totals.rows:,} rows are imported so far, {open_rows:,} are open")
-        _write(sys.stderr, f"to go on: {command}")
+        output.always(f"to go on: {resume}")
         if result.stopped is not None:
             output.note(f"report so far: {result.report_dir}")
         return code
@@ -150,16 +170,16 @@ def show_result(output: Output, result: LoadResult, *, command: str) -> int:
         output.note(f"the time left, foretold when a tenth was done, was {abs(result.eta_error):.0%} too {way}")
     if result.reasons:
         output.note(f"\n{reasons_table(result.reasons)}\n")
-    for name, text in _last_words(result):
+    for name, text in _last_words(result, retry):
         output.note(f"{name + ':':<13} {text}")
     output.note(f"report: {result.report_dir}")
     return code
 
 
-def _last_words(result: LoadResult) -> list[tuple[str, str]]:
+def _last_words(result: LoadResult, retry: str) -> list[tuple[str, str]]:
     """What a person needs to know: rows in, what was imported, what was not and why, how long, what to do next."""
     totals = result.totals
-    rows = f"{totals.rows:,} in {source_name(result.load)}"
+    rows = f"{totals.rows:,} in {visible(source_name(result.load))}"
     if result.seconds:
         rows += f", in {span(result.seconds)}: {totals.rows / result.seconds:,.0f} rows a second"
     if result.doubts:
@@ -172,19 +192,21 @@ def _last_words(result: LoadResult) -> list[tuple[str, str]]:
         ("rows", rows),
         ("imported", imported),
         ("not imported", not_imported + (f" ({'; '.join(why)})" if why else "")),
-        ("next", _next_step(result)),
+        ("next", _next_step(result, retry)),
     ]
 
 
-def _next_step(result: LoadResult) -> str:
+def _next_step(result: LoadResult, retry: str) -> str:
     """What to type, or to look at, now."""
-    totals, folder = result.totals, result.report_dir
+    totals = result.totals
+    classes = {class_of(one.reason) for one in result.reasons if one.kind == "failure"}
+    if totals.failed and classes == {ReasonClass.PERMANENT}:
+        return f"mend the failed rows by rules and see what would be sent: {retry} --fix RULES --dry-run"
     if totals.failed:
-        how = "" if result.load.format is Format.CSV else f" --format {result.load.format}"
-        retry = shlex.quote(str(folder / "retry.csv"))
-        return f"mend the failed rows in retry.csv, then: orchestrator load {retry}{how}"
+        mended = " (with --fix RULES those too that must be mended)" if ReasonClass.PERMANENT in classes else ""
+        return f"send the failed rows again: {retry}{mended}"
     if totals.rejected or totals.unsent or totals.unknown or totals.warned:
-        return f"look at {folder / 'report.html'}"
+        return f"look at {result.report_dir / 'report.html'}"
     return "nothing; every row is imported"
 
 
@@ -355,7 +377,7 @@ def progress_object(progress: Progress) -> Mapping[str, Any]:
 
 def show_purged(output: Output, load: Load) -> int:
     output.json("summary", exit_code=0, load_id=load.id, report_dir=load.report_dir)
-    output.data(f"load {load.id} ({source_name(load)}) is removed, with its report in {load.report_dir}")
+    output.data(f"load {load.id} ({visible(source_name(load))}) is removed, with its report in {load.report_dir}")
     return 0
 
 
@@ -376,7 +398,7 @@ def show_export(found: Iterable[Salvaged | Unreadable]) -> int:
                     where += f", entries after {max(0, one.after)}{upto}"
                 remedy = "A backup of the ledger may have them."
                 output.json("error", code=LedgerUnusable.exit_code, message=f"{where}: {one.why}", remedy=remedy)
-                _write(sys.stderr, f"error: {where} cannot be read ({one.why})")
+                output.always(f"error: {where} cannot be read ({one.why})")
     code = LedgerUnusable.exit_code if unreadable else 0
     output.json("summary", exit_code=code, records=dict(records), unreadable=unreadable)
     return code

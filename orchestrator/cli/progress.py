@@ -6,7 +6,9 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TextIO, cast
 
+from orchestrator.adapters.logs import Unbreakable
 from orchestrator.cli.output import Output, progress_object, span
 from orchestrator.core.model import State
 from orchestrator.runner.loop import Progress
@@ -81,7 +83,8 @@ def _live() -> Iterator[Callable[[Progress], None]]:
     from rich.table import Table
     from rich.text import Text
 
-    console = Console(stderr=True, no_color="NO_COLOR" in os.environ)
+    stderr = cast(TextIO, Unbreakable(sys.stderr))  # the terminal may be closed in mid-load
+    console = Console(file=stderr, force_terminal=True, no_color="NO_COLOR" in os.environ)
 
     def picture(progress: Progress) -> Group:
         share = progress.rows_settled / progress.rows if progress.rows else 1.0

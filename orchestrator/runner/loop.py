@@ -40,6 +40,7 @@ from orchestrator.core.share import HEARD_OF_S
 from orchestrator.errors import MaxWaitOver, OrchestratorError, Unreachable
 from orchestrator.runner.books import Books
 from orchestrator.runner.following import Following
+from orchestrator.runner.lag import watch_lag
 from orchestrator.runner.offering import Offering
 from orchestrator.runner.quota import Quota
 from orchestrator.runner.resending import send_again
@@ -121,13 +122,14 @@ class Runner:
         max_wait_s: float | None = None,
         retry: bool = True,
         observe: Callable[[Progress], None] | None = None,
+        lag_every_s: float | None = None,
     ) -> None:
         self._load, self._ledger, self._marketo, self._caller = load, ledger, marketo, caller
         self._clock, self._limits = clock, limits
         self._quota, self._max_wait_s, self._observe = quota, max_wait_s, observe
         self._loads: dict[LoadId, Load] = {load.id: load}
         self._adopted: dict[LoadId, Ownership] = {}
-        self._retry = retry
+        self._retry, self._lag_every_s = retry, lag_every_s
         self._books = books = Books(ledger, load)
         strikes = Strikes(limits, rng, load.subscription)
         self._offering = Offering(
@@ -163,6 +165,8 @@ class Runner:
         await self._tell(self._said)
         try:
             async with anyio.create_task_group() as tasks:
+                if self._lag_every_s is not None:
+                    tasks.start_soon(watch_lag, self._lag_every_s)
                 while True:
                     view = await self._look()
                     now = self._clock.now()

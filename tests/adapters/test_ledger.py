@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import stat
 from dataclasses import replace
@@ -352,7 +353,7 @@ def test_a_locked_ledger_is_waited_for_and_then_named(tmp_path: Path) -> None:
     holder = connect(ledger.path)
     holder.execute("BEGIN EXCLUSIVE")
     ledger._db.execute("PRAGMA busy_timeout = 10")
-    with pytest.raises(LedgerLocked, match="another process"):
+    with pytest.raises(LedgerLocked, match=f"process {os.getpid()} "):
         ledger.claim(load_id, ChunkNumber(1), 5.0, 10)
     holder.execute("ROLLBACK")
     holder.close()

@@ -41,6 +41,8 @@ class Peer:
     def __init__(self, answer: bytes, *, read: int | None = None, before_close_s: float = 0.0) -> None:
         self._answer, self._read, self._before_close_s = answer, read, before_close_s
         self.requests: list[bytes] = []
+        self.over = asyncio.Event()
+        """The test is: nobody is kept waiting any more."""
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -57,11 +59,15 @@ class Peer:
             writer.write(self._answer)
             await writer.drain()
             if self._before_close_s:
-                await asyncio.sleep(self._before_close_s)
+                await self.pause(self._before_close_s)
         except (ConnectionError, asyncio.IncompleteReadError):
             pass
         finally:
             writer.close()
+
+    async def pause(self, seconds: float) -> None:
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self.over.wait(), seconds)
 
 
 @asynccontextmanager
@@ -74,6 +80,8 @@ async def talking_to(peer: Peer) -> AsyncIterator[Marketo]:
     finally:
         await client.aclose()
         server.close()
+        peer.over.set()
+        await asyncio.sleep(0.01)  # its ends of the connections come to theirs
         await server.wait_closed()
 
 
@@ -233,6 +241,38 @@ def test_proxies_of_the_environment_are_not_used(monkeypatch: pytest.MonkeyPatch
     assert len(peer.requests) == 1
 
 
+def test_a_netrc_of_the_environment_is_not_used(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Its password would go to Marketo in the place of our token, or beside our secret."""
+    for name in (".netrc", "_netrc"):
+        (tmp_path / name).write_text("machine 127.0.0.1 login somebody password netrc-password\n")
+        (tmp_path / name).chmod(0o600)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("NETRC", str(tmp_path / ".netrc"))
+    peer = Peer(http(ACCEPTED))
+    ask(peer, upload)
+    ask(peer, lambda client: client.token())
+    uploading, identity = (request.partition(b"\r\n\r\n")[0] for request in peer.requests)
+    assert b"Authorization: Bearer tok" in uploading
+    assert b"Basic" not in uploading
+    assert b"authorization" not in identity.lower()
+
+
+def test_a_name_that_is_nowhere_is_known_not_to_have_got_anything() -> None:
+    """A wrong address, or a resolver that is down: nothing was sent, so it may be asked again."""
+
+    async def main() -> Outcome:
+        client = Marketo("https://nowhere.invalid", "client-id", "the-secret")
+        try:
+            return await upload(client)
+        finally:
+            await client.aclose()
+
+    outcome = anyio.run(main)
+    assert isinstance(outcome, Failed)
+    assert (outcome.http_status, outcome.body_sent, outcome.certificate) == (None, False, False)
+    assert judge(outcome, "create").verdict is Verdict.ASK_AGAIN
+
+
 def test_an_encoded_answer_is_refused_unread() -> None:
     """194 KB of gzip unpacked to 200 MB in httpx."""
     peer = Peer(http(b"\x1f\x8b" + b"0" * 100, headers="Content-Encoding: gzip"))
@@ -257,6 +297,41 @@ def test_a_dribbled_answer_meets_the_total_deadline(monkeypatch: pytest.MonkeyPa
     outcome = ask(peer, lambda client: client.status("tok", Target(), BATCH))
     assert isinstance(outcome, Failed)
     assert "within" in outcome.why
+
+
+def test_headers_without_end_meet_the_total_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One of them in less than a read timeout, for ever."""
+    monkeypatch.setattr(adapter, "CALL_DEADLINE_S", 0.2)
+
+    class Talking(Peer):
+        async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(b"HTTP/1.1 200 OK\r\n")
+            with contextlib.suppress(ConnectionError):
+                for number in range(500):
+                    writer.write(f"X-{number}: y\r\n".encode())
+                    await writer.drain()
+                    if self.over.is_set():
+                        break
+                    await asyncio.sleep(0.005)
+            writer.close()
+
+    outcome = ask(Talking(b""), lambda client: client.status("tok", Target(), BATCH))
+    assert isinstance(outcome, Failed)
+    assert "within" in outcome.why
+
+
+@pytest.mark.parametrize(("size", "taken", "sent"), [(5_000, None, True), (30_000_000, 1, False)])
+def test_an_upload_without_an_answer_meets_its_deadline_and_says_how_far_it_came(
+    monkeypatch: pytest.MonkeyPatch, size: int, taken: int | None, sent: bool
+) -> None:
+    """A server that takes a body and is silent is a doubt; one that stops taking it has nothing that it can import."""
+    monkeypatch.setattr(adapter, "UPLOAD_DEADLINE_S", 0.4)
+    outcome = ask(Peer(b"", read=taken, before_close_s=2.0), lambda client: upload(client, size))
+    assert isinstance(outcome, Failed)
+    assert "within" in outcome.why
+    assert outcome.body_sent is sent
+    assert judge(outcome, "create").verdict is (Verdict.DOUBT if sent else Verdict.ASK_AGAIN)
 
 
 def test_uploads_can_be_ended_from_outside_and_say_how_far_they_came() -> None:

@@ -57,7 +57,7 @@ def test_the_terminal_says_in_five_lines_what_a_person_needs(tmp_path: Path) -> 
         assert re.fullmatch(r"rows: +400 in leads\.csv, in .*: .* rows a second", last[0]), last
         assert last[1].startswith(f"imported:     {totals['imported']}, {totals['warned']} of them with a warning")
         assert re.match(rf"not imported: {totals['failed']} failed \(\d+ x ", last[2]), last
-        assert last[3].endswith(f"then: orchestrator load {folder}/retry.csv")
+        assert last[3].endswith(f": orchestrator retry {folder.name} --fix RULES --dry-run"), "each must be mended"
         assert last[4] == f"report: {folder}"
         table = loaded.err.splitlines()
         head = next(number for number, line in enumerate(table) if line.startswith("ROWS"))

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import socket
+import ssl
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +15,7 @@ from pathlib import Path
 import pytest
 from e2e.shop import Shop, shop
 
+from orchestrator.adapters.ledger import Ledger
 from orchestrator.simulator.leads import write_leads
 
 GOOD = b"email,firstName\nann@x.io,Ann\nbo@x.io,Bo\n"
@@ -143,6 +146,37 @@ def test_a_host_that_is_not_there_is_69_after_half_a_minute_and_resumable(market
     assert "orchestrator resume" in done.err
 
 
+def test_a_certificate_that_nobody_trusts_is_69_at_once(market: Shop) -> None:
+    """Trying on for half a minute changes nothing, and neither the secret nor a lead may go there meanwhile."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(Path(__file__).parent.parent / "adapters" / "certificates" / "self-signed.pem")
+    read: list[bytes] = []
+
+    def serve(listening: socket.socket) -> None:
+        while True:
+            try:
+                with context.wrap_socket(listening.accept()[0], server_side=True) as connection:
+                    read.append(connection.recv(1))
+            except ssl.SSLError:
+                continue
+            except OSError:
+                return
+
+    (market.folder / "good.csv").write_bytes(GOOD)
+    begun = time.monotonic()
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        threading.Thread(target=serve, args=[listening], daemon=True).start()
+        address = f"https://127.0.0.1:{listening.getsockname()[1]}"
+        done = market.run("load", "good.csv", "--force", ORCHESTRATOR_MARKETO__BASE_URL=address)
+        listening.shutdown(socket.SHUT_RDWR)
+    assert done.code == 69, done
+    assert time.monotonic() - begun < 15
+    assert_plain(done.err)
+    assert "certificate is not to be trusted: self-signed certificate" in done.err
+    assert "this machine's clock and its certificates" in done.err
+    assert read == []
+
+
 def test_a_broken_configuration_is_78(market: Shop) -> None:
     """Every command reads it first."""
     (market.folder / "bad.toml").write_text("[limits]\nqueued_jobs = 11\n")
@@ -178,6 +212,30 @@ def test_a_corrupt_ledger_is_78_and_left_as_it_is(market: Shop) -> None:
     error, *_, summary = map(json.loads, saved.out.splitlines())
     assert (error["type"], summary["type"], summary["records"]) == ("error", "summary", {})
     assert ledger.read_bytes() == before
+
+
+def test_a_locked_ledger_is_75_and_names_who_holds_it(market: Shop) -> None:
+    """Somebody's forgotten shell with an open transaction: people must know which process to look at."""
+    (market.folder / "good.csv").write_bytes(GOOD)
+    ledger = market.folder / "held.db"
+    Ledger(ledger).close()
+    hold = "import sqlite3, sys; db = sqlite3.connect(sys.argv[1]); db.execute('BEGIN EXCLUSIVE'); print(1); input()"
+    holder = subprocess.Popen(
+        [sys.executable, "-uc", hold, str(ledger)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    with holder:
+        assert holder.stdout is not None
+        holder.stdout.readline()
+        begun = time.monotonic()
+        done = market.run("load", "good.csv", ORCHESTRATOR_STATE__LEDGER="sqlite:///held.db")  # nothing is sent
+        took_s = time.monotonic() - begun
+        holder.communicate("\n")
+    assert done.code == 75, done
+    assert_plain(done.err)
+    assert f"held.db: process {holder.pid} has held it for 5 s" in done.err
+    assert took_s > 5
+    with shop(market.folder) as own:
+        assert own.run("load", "good.csv", ORCHESTRATOR_STATE__LEDGER="sqlite:///held.db").code == 0
 
 
 def test_a_sound_ledger_is_exported_whole_as_json_lines(market: Shop) -> None:

@@ -175,7 +175,7 @@ def test_the_same_load_twice_at_once_is_refused_with_the_owner_named(tmp_path: P
         assert market.report().json["totals"]["imported"] == 4_000
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 143)])
 def test_a_signal_in_mid_load_saves_and_the_same_command_finishes(
     tmp_path: Path, number: signal.Signals, code: int
 ) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 import time
 from pathlib import Path
 
@@ -339,6 +340,9 @@ def test_no_row_goes_again_more_often_than_its_reason_allows(
         calls = dict(market.simulator.model.calls)
         assert market.run("load", "leads.csv").code == done.code
         assert dict(market.simulator.model.calls) == calls
+        if done.code == 3:
+            (told,) = re.findall(r"^next: +send the failed rows again: orchestrator (retry [0-9a-f]+)$", done.err, re.M)
+            assert market.run(*told.split()).code == 0, "what is to be typed next works"
 
 
 def test_killed_between_the_last_chunk_and_its_end_no_row_goes_twice(tmp_path: Path) -> None:

@@ -231,7 +231,7 @@ class Simulation:
         def connected(path: Path) -> Any:
             return DyingConnection(path, life, self._storage_fault, self._open, self.acts)
 
-        world = World(clock=VirtualClock(), rng=self.rng, transport=transport, connect=connected)  # type: ignore[arg-type]
+        world = World(clock=VirtualClock(), rng=self.rng, transport=transport, connect=connected, lag_every_s=None)  # type: ignore[arg-type]
         options = LoadOptions(target=config.target(), on_doubt=self.scenario.on_doubt)  # type: ignore[arg-type]
         self.kernel.running = life
         main = loop.create_task(
