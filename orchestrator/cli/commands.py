@@ -15,6 +15,7 @@ import anyio.abc
 
 from orchestrator import library, verification
 from orchestrator.adapters import logs
+from orchestrator.adapters.memory import unmap_large_blocks
 from orchestrator.cli.output import (
     Output,
     resume_command,
@@ -64,6 +65,7 @@ def run(options: argparse.Namespace) -> int:
 def _dispatch(options: argparse.Namespace, output: Output) -> int:
     if options.command == "simulator":
         return _simulator(options)
+    unmap_large_blocks()
     config = _configure(options, output)
     match options.command:
         case "load":
