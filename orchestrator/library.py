@@ -608,7 +608,7 @@ async def _check_header(marketo: Marketo, caller: Caller, ledger: Ledger, load: 
     known: Described | None = None
     with anyio.move_on_after(PATIENCE_S):
         known, _ = await checks.describe(marketo, caller, load.target)
-    for misfit in misfits(load.header.fields, known, load.target) if known is not None else ():
+    for misfit in misfits(load.header.own, known, load.target) if known is not None else ():
         if misfit.refuses:
             retrying.forget(ledger, load)
             raise Misconfigured(
@@ -736,7 +736,7 @@ def _planned(
     if planned.blank_lines:
         findings.append(f"{planned.blank_lines:,} blank lines: they are not rows and are not sent")
     if fields is not None:
-        findings = [*_header_findings(planned.header.fields, fields, options.target), *findings]
+        findings = [*_header_findings(planned.header.own, fields, options.target), *findings]
     for value in values:
         rows = ", ".join(f"{row:,}" for row in value.first_rows) + (", …" if value.rows > len(value.first_rows) else "")
         findings.append(f"column {value.column!r}: {value.rows:,} values: {value.reason} (rows {rows})")
@@ -824,7 +824,7 @@ async def check(config: Config, named: Sequence[str], options: LoadOptions) -> l
         except OrchestratorError as error:
             lines.append(CheckLine(f"source {source}", False, str(error), error.exit_code))
         else:
-            header = summary.plan.header.fields
+            header = summary.plan.header.own
             found = f"{summary.plan.rows:,} rows in {len(summary.plan.chunks)} chunks"
             bad = summary.plan.rejected_rows
             note = f"{found}; {bad:,} of them cannot be sent" if bad else found

@@ -20,7 +20,10 @@ NAMES_SHOWN = 3
 
 def origin_sha256(originals: Iterable[Original], reading: Reading) -> str:
     """What originals and the way they are read are known by: their content, not their names."""
-    told = json.dumps([[original.sha256 for original in originals], asdict(reading)], sort_keys=True)
+    how = asdict(reading)
+    if not reading.tagged:  # releases that could not do so said nothing of it
+        del how["tagged"]
+    told = json.dumps([[original.sha256 for original in originals], how], sort_keys=True)
     return hashlib.sha256(told.encode()).hexdigest()
 
 

@@ -45,14 +45,14 @@ class Tables:
     """The three files, open. `retry_missing` counts failed rows that could not be found in the source."""
 
     def __init__(self, load: Load, source: SourceBytes, table: TextIO, lines: TextIO, retry: BinaryIO) -> None:
-        self._fields, self._delimiter = load.header.fields, load.format.delimiter
+        self._fields, self._delimiter = load.header.own, load.format.delimiter
         self._source, self._table, self._lines, self._retry = source, table, lines, retry
         self._row_json = "{" + ", ".join(f'{_json(name).replace("%", "%%")}: "%s"' for name in self._fields) + "}"
         self._escaped = _ESCAPED.replace(self._delimiter.encode(), b"")
         self.retry_missing = 0
         self._several = load.origin is not None and len(load.origin.originals) > 1
         table.write(_csv_line([*COLUMNS, *[FILE_COLUMN] * self._several, *map(harmless, _columns(self._fields))]))
-        retry.write(ended(source.header()))
+        retry.write(ended(source.own_header()))
 
     def write(self, row: ReportRow, source_file: str | None = None) -> None:
         """One row, whatever is in it. `source_file`: which of several original files it stands in."""
