@@ -53,7 +53,7 @@ from orchestrator.core.model import (
     Target,
     Totals,
 )
-from orchestrator.core.origins import called, place, source_name
+from orchestrator.core.origins import called, is_text, place, source_name
 from orchestrator.core.pace import ANSWERS_A_CHUNK
 from orchestrator.core.plan import load_id
 from orchestrator.core.reasons import ReasonCount
@@ -474,6 +474,8 @@ def _report_folder(folder: Path) -> Path:
     """The report's folder, made before anything is sent."""
     try:
         folder = folder.resolve()
+        if not is_text(str(folder)):
+            raise OSError(errno.EILSEQ, "this name is not UTF-8")
         private_folder(folder)
         if not os.access(folder, os.W_OK | os.X_OK):
             raise PermissionError(errno.EACCES, "it cannot be written to")
@@ -898,7 +900,7 @@ def _ledger(config: Config, connect: Connect = connect) -> Ledger:
 
 
 def _known(ledger: Ledger, load: str) -> Load:
-    found = ledger.load(load) if load else None
+    found = ledger.load(load) if load and load.isascii() else None
     if found is None:
         raise UnknownLoad(
             f"ledger {ledger.path}: no load {load!r}, or more than one whose id begins so",

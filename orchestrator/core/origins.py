@@ -27,6 +27,11 @@ def origin_sha256(originals: Iterable[Original], reading: Reading) -> str:
     return hashlib.sha256(told.encode()).hexdigest()
 
 
+def is_text(name: str) -> bool:
+    """Is it UTF-8, as ledgers and reports are? (Names may hold any bytes: Python keeps these as surrogates.)"""
+    return not any("\ud800" <= character <= "\udfff" for character in name)
+
+
 def called(path: str) -> str:
     """A file's name for people."""
     return "standard input" if path == STANDARD_INPUT else path.rpartition("/")[2]
