@@ -93,6 +93,7 @@ class ImportSection(_Section):
     list_id: int | None = Field(None, ge=1)
     partition_name: str | None = Field(None, min_length=1)
     member_status: str | None = Field(None, min_length=1)
+    tag_rows: Literal["off", "column"] = "off"
 
 
 class LimitsSection(_Section):

@@ -23,7 +23,7 @@ from orchestrator.adapters.sources import reading as sources
 from orchestrator.adapters.sources.spool import Spool, folder_of, remove, sweep
 from orchestrator.config import Config
 from orchestrator.core.model import Format, Load, Origin, Reading, SourceFile
-from orchestrator.core.origins import STANDARD_INPUT, names_of, origin_sha256
+from orchestrator.core.origins import STANDARD_INPUT, is_text, names_of, origin_sha256
 from orchestrator.errors import NotText, SourceChanged, SourceMissing, SpoolFailing
 
 log = structlog.get_logger()
@@ -64,7 +64,7 @@ def paths_of(named: Sequence[str]) -> list[str]:
                 why = error.strerror if isinstance(error, OSError) else os.strerror(errno.ELOOP)
                 raise SourceMissing(f"{path}: {why}", remedy="Check the path of the source.") from error
     for path in paths:
-        if any("\udc80" <= c <= "\udcff" for c in path):  # how Python keeps bytes that are no UTF-8
+        if not is_text(path):
             raise NotText(f"{names_of([path])}: this name is not UTF-8", remedy="Rename the file, or its folder.")
         if paths.count(path) > 1:
             raise SourceMissing(f"{names_of([path])} is named twice", remedy="Name each file once.")

@@ -53,7 +53,7 @@ from orchestrator.core.model import (
     Target,
     Totals,
 )
-from orchestrator.core.origins import called, place, source_name
+from orchestrator.core.origins import called, is_text, place, source_name
 from orchestrator.core.pace import ANSWERS_A_CHUNK
 from orchestrator.core.plan import load_id
 from orchestrator.core.reasons import ReasonCount
@@ -474,6 +474,8 @@ def _report_folder(folder: Path) -> Path:
     """The report's folder, made before anything is sent."""
     try:
         folder = folder.resolve()
+        if not is_text(str(folder)):
+            raise OSError(errno.EILSEQ, "this name is not UTF-8")
         private_folder(folder)
         if not os.access(folder, os.W_OK | os.X_OK):
             raise PermissionError(errno.EACCES, "it cannot be written to")
@@ -608,7 +610,7 @@ async def _check_header(marketo: Marketo, caller: Caller, ledger: Ledger, load: 
     known: Described | None = None
     with anyio.move_on_after(PATIENCE_S):
         known, _ = await checks.describe(marketo, caller, load.target)
-    for misfit in misfits(load.header.fields, known, load.target) if known is not None else ():
+    for misfit in misfits(load.header.own, known, load.target) if known is not None else ():
         if misfit.refuses:
             retrying.forget(ledger, load)
             raise Misconfigured(
@@ -736,7 +738,7 @@ def _planned(
     if planned.blank_lines:
         findings.append(f"{planned.blank_lines:,} blank lines: they are not rows and are not sent")
     if fields is not None:
-        findings = [*_header_findings(planned.header.fields, fields, options.target), *findings]
+        findings = [*_header_findings(planned.header.own, fields, options.target), *findings]
     for value in values:
         rows = ", ".join(f"{row:,}" for row in value.first_rows) + (", …" if value.rows > len(value.first_rows) else "")
         findings.append(f"column {value.column!r}: {value.rows:,} values: {value.reason} (rows {rows})")
@@ -824,7 +826,7 @@ async def check(config: Config, named: Sequence[str], options: LoadOptions) -> l
         except OrchestratorError as error:
             lines.append(CheckLine(f"source {source}", False, str(error), error.exit_code))
         else:
-            header = summary.plan.header.fields
+            header = summary.plan.header.own
             found = f"{summary.plan.rows:,} rows in {len(summary.plan.chunks)} chunks"
             bad = summary.plan.rejected_rows
             note = f"{found}; {bad:,} of them cannot be sent" if bad else found
@@ -898,7 +900,7 @@ def _ledger(config: Config, connect: Connect = connect) -> Ledger:
 
 
 def _known(ledger: Ledger, load: str) -> Load:
-    found = ledger.load(load) if load else None
+    found = ledger.load(load) if load and load.isascii() else None
     if found is None:
         raise UnknownLoad(
             f"ledger {ledger.path}: no load {load!r}, or more than one whose id begins so",

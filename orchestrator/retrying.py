@@ -22,7 +22,7 @@ from typing import IO, get_args
 from orchestrator import intake
 from orchestrator.adapters.files import fingerprint_file, private_folder
 from orchestrator.adapters.ledger import Ledger, Place
-from orchestrator.adapters.render import read_header, read_rows
+from orchestrator.adapters.render import read_own_header, read_rows
 from orchestrator.adapters.sources.spool import Spool, folder_of, remove
 from orchestrator.config import Config
 from orchestrator.core.model import Load, Retry
@@ -69,7 +69,7 @@ def _rows(ledger: Ledger, load: Load, retry: Retry, tally: Tally) -> Iterator[Ag
         load, lambda: ledger.records(load.id), ledger.rejected_rows(load.id), place_of(ledger, load), notes
     )
     which = next(which for which in get_args(Which) if which == retry.reasons)
-    yield from rows_again(found, header=load.header.fields, format=load.format, which=which, repair=repair, tally=tally)
+    yield from rows_again(found, header=load.header.own, format=load.format, which=which, repair=repair, tally=tally)
     if notes:
         raise SourceChanged(
             f"{source_name(load)}: {notes[0]}; nothing was sent",
@@ -88,7 +88,7 @@ def written(config: Config, ledger: Ledger, load: Load, retry: Retry) -> Iterato
         Spool(folder, bytes_max=config.limits.spool_bytes, name=name) as spool,
         restored(config, ledger, load, lambda: None) as whole,
     ):
-        spool.write(read_header(whole))
+        spool.write(read_own_header(whole))
         for again in _rows(ledger, whole, retry, tally):
             spool.write(again.content)
             places.write(_PLACE.pack(again.was.source_row or 0, again.was.source_line or 0))
@@ -141,7 +141,7 @@ def _repair(load: Load, fix: str) -> Repair | None:
         return None
     rules = parse(fix)
     maps = {rule.value: _read_map(rule.value) for rule in rules if rule.name == "map" and rule.value is not None}
-    return Repair(rules, load.header.fields, maps)
+    return Repair(rules, load.header.own, maps)
 
 
 def _read_map(path: str) -> dict[str, str]:

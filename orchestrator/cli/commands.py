@@ -130,6 +130,7 @@ def _load_options(options: argparse.Namespace, config: Config) -> LoadOptions:
             sheet=options.sheet,
             query=options.query,
             renamed=tuple(options.map),
+            tagged=config.imports.tag_rows == "column",
         ),
         report_dir=Path(report_dir) if report_dir else None,
         fail_on_warning=getattr(options, "fail_on_warning", False),

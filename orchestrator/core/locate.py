@@ -284,7 +284,7 @@ def _search(file: EchoFile, rows: _Rows) -> list[_Found]:
                 one.by_text.append(alike)
                 one.stop = max(one.stop, stop)
         if one.by_text:
-            one.reason = _rest_of_line(file.text, one.stop + 1, rows.delimiter)
+            one.reason = rest_of_record(file.text, one.stop + 1, rows.delimiter)
         at = max(at, _line_end(file.text, echo.at) + 1)
         found.append(one)
     return found
@@ -396,7 +396,7 @@ def _line_end(text: str, at: int) -> int:
     return end if end >= 0 else len(text)
 
 
-def _rest_of_line(text: str, at: int, delimiter: str) -> str:
+def rest_of_record(text: str, at: int, delimiter: str) -> str:
     """The reason, which nothing separates from a row's text but the row's text."""
     cell = _one_cell(text, at, delimiter)
     return cell if cell is not None else text[at : _line_end(text, at)]

@@ -54,6 +54,10 @@ class Span:
     first_line: int
 
 
+ROW_TAG = "orchestrator_row"
+"""Name of the column that is sent before all others where rows are sent with their numbers (`core.tags`)."""
+
+
 @dataclass(frozen=True, slots=True)
 class Header:
     """The first record: bytes [start, stop) of the source, its row end included, a BOM excluded."""
@@ -61,6 +65,11 @@ class Header:
     start: int
     stop: int
     fields: tuple[str, ...]
+
+    @property
+    def own(self) -> tuple[str, ...]:
+        """The user's own columns: all but the one with the number of the row."""
+        return self.fields[1:] if self.fields[:1] == (ROW_TAG,) else self.fields
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,6 +180,8 @@ class Reading:
     """SQL over a table named `source`."""
     renamed: tuple[tuple[str, str], ...] = ()
     """(new name, old name) of columns."""
+    tagged: bool = False
+    """Each row is sent with its number."""
 
 
 @dataclass(frozen=True, slots=True)

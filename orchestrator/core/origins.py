@@ -20,8 +20,16 @@ NAMES_SHOWN = 3
 
 def origin_sha256(originals: Iterable[Original], reading: Reading) -> str:
     """What originals and the way they are read are known by: their content, not their names."""
-    told = json.dumps([[original.sha256 for original in originals], asdict(reading)], sort_keys=True)
+    how = asdict(reading)
+    if not reading.tagged:  # releases that could not do so said nothing of it
+        del how["tagged"]
+    told = json.dumps([[original.sha256 for original in originals], how], sort_keys=True)
     return hashlib.sha256(told.encode()).hexdigest()
+
+
+def is_text(name: str) -> bool:
+    """Is it UTF-8, as ledgers and reports are? (Names may hold any bytes: Python keeps these as surrogates.)"""
+    return not any("\ud800" <= character <= "\udfff" for character in name)
 
 
 def called(path: str) -> str:

@@ -18,6 +18,7 @@ from typing import Literal
 from orchestrator.core.locate import Echo, EchoFile, Place, SentRow, locate, read_echoes, read_sent
 from orchestrator.core.model import BatchId, ChunkRecord, Format, Load, Offer, Standing, State, Totals
 from orchestrator.core.plain import SentTexts, match, read_texts
+from orchestrator.core.tags import by_tag, is_tagged, untagged
 from orchestrator.errors import BooksDoNotBalance
 
 CANDIDATES_MAX = 20
@@ -180,7 +181,9 @@ def entries_of_chunk(
     failures, warnings: the result files. content: the chunk's spans back to back; None when they are gone.
     """
     spans = record.chunk.spans
-    texts = read_texts(content, spans, format, len(header)) if content is not None else None
+    texts = None
+    if content is not None and not is_tagged(header):
+        texts = read_texts(content, spans, format, len(header))
     if content is None or texts is None:
 
         def sent() -> Iterable[SentRow]:
@@ -275,12 +278,16 @@ def _located(
     format: Format,
     sent: Iterable[SentRow],
 ) -> list[ReportRow]:
-    places = locate(file, header, sent, key, format)
-    return [
-        _of_echo(kind, file, echo, place, record, header)
-        for echo, place in zip(file.records, places, strict=True)
-        if not place.continues
-    ]
+    rows = list(sent) if is_tagged(header) else sent
+    placed = by_tag(file, rows, format) if isinstance(rows, list) else None
+    if placed is None:
+        placed = list(zip(file.records, locate(file, header, rows, key, format), strict=True))
+    return [_of_echo(kind, file, echo, place, record, header) for echo, place in placed if not place.continues]
+
+
+def without_tag(row: ReportRow) -> ReportRow:
+    """A row of the report as people know it: without the number that it was sent with."""
+    return replace(row, cells=row.cells[1:], sent=untagged(row.sent) if row.sent is not None else None)
 
 
 def _of_echo(

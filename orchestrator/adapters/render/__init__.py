@@ -25,7 +25,8 @@ from orchestrator.core.again import Later
 from orchestrator.core.model import ChunkRecord, CollectedFile, Load, RejectedRow, State, Totals
 from orchestrator.core.origins import called, place
 from orchestrator.core.reasons import ReasonCount, Reasons, by_column
-from orchestrator.core.report import Kind, PlainRun, ReportRow, entries_of_chunk, totals
+from orchestrator.core.report import Kind, PlainRun, ReportRow, entries_of_chunk, totals, without_tag
+from orchestrator.core.tags import is_tagged
 
 PlaceOf = Callable[[int], tuple[int, int] | None]
 """Row and line in the source of the first load, of a row of this one."""
@@ -97,7 +98,7 @@ def write_report(
     _private(folder)
     sums = totals(load, records())
     source = SourceBytes(load)
-    tally = _Tally(load.header.fields)
+    tally = _Tally(load.header.own)
     with ExitStack() as files:
         table = files.enter_context(_atomic(folder / "report.csv"))
         lines = files.enter_context(_atomic(folder / "report.jsonl"))
@@ -158,8 +159,13 @@ def read_rows(
 
 
 def read_header(load: Load) -> bytes:
-    """The header of a load's source, as it stands there while the source is the one that was planned."""
+    """The header of a load's chunks, as it stands in the source while that is the one that was planned."""
     return ended(SourceBytes(load).header())
+
+
+def read_own_header(load: Load) -> bytes:
+    """The header of the user's own columns."""
+    return ended(SourceBytes(load).own_header())
 
 
 def _placed(row: ReportRow, place_of: PlaceOf | None) -> ReportRow:
@@ -180,6 +186,16 @@ def _each(entry: ReportRow | PlainRun) -> Iterator[ReportRow]:
 
 
 def _entries(
+    load: Load, records: Callable[[], Iterable[ChunkRecord]], rejected: list[RejectedRow], source: SourceBytes
+) -> Iterator[ReportRow | PlainRun]:
+    """All rows of the report in the order of the source, as people know them."""
+    entries = _entries_as_sent(load, records, rejected, source)
+    if not is_tagged(load.header.fields):
+        return entries
+    return (without_tag(row) for entry in entries for row in _each(entry))
+
+
+def _entries_as_sent(
     load: Load, records: Callable[[], Iterable[ChunkRecord]], rejected: list[RejectedRow], source: SourceBytes
 ) -> Iterator[ReportRow | PlainRun]:
     """All rows of the report in the order of the source; rejected rows where they fall.

@@ -129,7 +129,7 @@ def write_page(
         "reasons_more": max(0, len(reasons) - REASONS),
         "columns": columns[:COLUMNS],
         "key": key,
-        "rows": [_view(row, load.header.fields, key) for row in rows],
+        "rows": [_view(row, load.header.own, key) for row in rows],
         "rows_more": listed - len(rows),
         "listed": listed,
         "doubts": digest.doubts,

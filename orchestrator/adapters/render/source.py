@@ -7,7 +7,8 @@ import hashlib
 from pathlib import Path
 
 from orchestrator.core.locate import SentRow, read_sent
-from orchestrator.core.model import ChunkRecord, Load, RejectedRow, Span
+from orchestrator.core.model import ROW_TAG, ChunkRecord, Load, RejectedRow, Span
+from orchestrator.core.tags import is_tagged
 
 
 class SourceBytes:
@@ -25,6 +26,11 @@ class SourceBytes:
             if tuple(fields) == self._load.header.fields:
                 return header
         return self._load.format.delimiter.join(self._load.header.fields).encode()
+
+    def own_header(self) -> bytes:
+        """Without the column of row numbers."""
+        header = self.header()
+        return header[len(ROW_TAG) + 1 :] if is_tagged(self._load.header.fields) else header
 
     def content(self, record: ChunkRecord) -> bytes | None:
         """A chunk's rows, back to back; None when they are not what was sent."""

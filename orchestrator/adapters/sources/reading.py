@@ -21,11 +21,12 @@ from typing import Literal
 from orchestrator.adapters.sources import jsonlines, packed, text, workbook
 from orchestrator.adapters.sources.inputs import Input, Interrupted
 from orchestrator.adapters.sources.places import Places
-from orchestrator.adapters.sources.spool import Spool
+from orchestrator.adapters.sources.spool import BUFFER_BYTES, Spool
 from orchestrator.adapters.sources.tables import Tables
 from orchestrator.core.header import Head
-from orchestrator.core.model import Format, Origin, Original, Reading
+from orchestrator.core.model import ROW_TAG, Format, Origin, Original, Reading
 from orchestrator.core.origins import called
+from orchestrator.core.tags import Tagger
 from orchestrator.errors import ArchiveUnsound, FilesDiffer, SourceUnusable, UnclosedQuote, UnknownColumn
 
 PARQUET, ZIP_SIGNATURES = b"PAR1", (b"PK\x03\x04", b"PK\x05\x06")
@@ -61,7 +62,7 @@ class _Content:
 
 def is_in_place(path: Path, reading: Reading) -> bool:
     """Is this one file of UTF-8 text, so that nothing needs to be written? Raises SourceMissing, Misconfigured."""
-    if reading.query or reading.renamed or reading.sheet:
+    if reading.query or reading.renamed or reading.sheet or reading.tagged:
         return False
     with Input(str(path), lambda: None) as original:
         head = original.peek()
@@ -134,17 +135,31 @@ class _Reader:
             first = next(contents)
             kind = first.kind
             contents = chain([first], contents)
+            into = self._temporary() if self._reading.tagged else self._spool
             if query is None:
-                merged = self._merged(self._spool, self._texts(kind, contents), kind == "text", self._reading.renamed)
+                merged = self._merged(into, self._texts(kind, contents), kind == "text", self._reading.renamed)
             else:
                 blocks = self._queried(query, kind, contents)
-                merged = self._merged(
-                    self._spool, iter([(self.now, "query.csv", blocks)]), False, self._reading.renamed
-                )
+                merged = self._merged(into, iter([(self.now, "query.csv", blocks)]), False, self._reading.renamed)
+            if into is not self._spool:
+                into.flush()
+                self._tag(into, merged.format)
             self._spool.flush()
         counted: Literal["lines", "rows", "not"] = "not" if query else "lines" if kind == "text" else "rows"
         stretches = () if query else tuple(self._places.stretches)
         return Spooled(self._spool, merged.format, Origin(tuple(self._originals), self._reading, counted, stretches))
+
+    def _tag(self, rows: Spool, format: Format) -> None:
+        """Copy the text with the number of its row before each."""
+        with rows.path.open("rb", buffering=0) as file:
+            blocks = iter(lambda: file.read(BUFFER_BYTES), b"")
+            before, head = text.head_of(blocks, self.now, f"rows.{format}", format)
+            self._spool.write(before + f"{ROW_TAG}{format.delimiter}".encode() + head.raw)
+            tagger = Tagger(format, len(head.header.fields), base=head.header.stop, line=head.line)
+            for block in chain([head.rest], blocks):
+                self._spool.write(tagger.feed(block))
+                self._interrupted()
+            self._spool.write(tagger.finish())
 
     def _merged(
         self,
