@@ -279,7 +279,7 @@ def _located(
     sent: Iterable[SentRow],
 ) -> list[ReportRow]:
     rows = list(sent) if is_tagged(header) else sent
-    placed = by_tag(file, rows, format) if isinstance(rows, list) else None
+    placed = by_tag(file, header, rows, format) if isinstance(rows, list) else None
     if placed is None:
         placed = list(zip(file.records, locate(file, header, rows, key, format), strict=True))
     return [_of_echo(kind, file, echo, place, record, header) for echo, place in placed if not place.continues]

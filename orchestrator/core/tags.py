@@ -93,7 +93,9 @@ def untagged(row: SentRow) -> SentRow:
     return replace(row, cells=row.cells[1:], start=row.start + len(row.cells[0]) + 1)
 
 
-def by_tag(file: EchoFile, sent: Sequence[SentRow], format: Format) -> list[tuple[Echo, Place]] | None:
+def by_tag(
+    file: EchoFile, header: Sequence[str], sent: Sequence[SentRow], format: Format
+) -> list[tuple[Echo, Place]] | None:
     """The records of a result file by the numbers that they begin with; None where these cannot be trusted.
 
     A record goes on to the next number: nothing else of it needs to be read to know its row.
@@ -116,7 +118,8 @@ def by_tag(file: EchoFile, sent: Sequence[SentRow], format: Format) -> list[tupl
     found: list[tuple[Echo, Place]] = []
     for (at, number), stop in zip(starts, stops, strict=True):
         record = file.text[at:stop].rstrip("\n")
-        reason = _reason(record, len(file.columns), rows[number], format.delimiter)
+        text = format.delimiter.join(rows[number].cells) if file.columns == tuple(header) else None
+        reason = _reason(record, len(file.columns), text, format.delimiter)
         found.append((Echo((), reason, at), Place(rows[number])))
     return found
 
@@ -126,16 +129,15 @@ def _inside(row: SentRow) -> set[int]:
     return {int(match[1]) for cell in row.cells[1:] for match in _INSIDE.finditer(cell)}
 
 
-def _reason(record: str, columns: int, row: SentRow, delimiter: str) -> str:
-    """What stands behind the row's values."""
+def _reason(record: str, columns: int, text: str | None, delimiter: str) -> str:
+    """What stands behind the row's values. text: these without quotes, where the file has the columns of the header."""
+    if text is not None and record.startswith(before := text.replace("\r\n", "\n") + delimiter):
+        return rest_of_record(record, len(before), delimiter)
     try:
-        read = list(csv.reader(io.StringIO(record, newline=""), delimiter=delimiter))
-    except csv.Error:  # a carriage return alone
+        read = list(csv.reader(io.StringIO(record, newline=""), delimiter=delimiter, strict=True))
+    except csv.Error:  # a quote that is never closed, or a carriage return alone
         read = []
     if len(read) == 1 and len(read[0]) == columns + 1:
         return read[0][-1]
-    text = delimiter.join(cell.replace("\r\n", "\n") for cell in row.cells) + delimiter
-    if record.startswith(text):
-        return rest_of_record(record, len(text), delimiter)
     quoted = re.search(rf'{re.escape(delimiter)}"([^"]*(?:""[^"]*)*)"\Z', record)
     return quoted[1].replace('""', '"') if quoted else record.rpartition(delimiter)[2]
