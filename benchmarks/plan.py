@@ -48,7 +48,7 @@ def blocks():
             block = block[BLOCK_BYTES:]
     yield block
 size = len(header) + 1 + copies * len(rows)
-plan = plan_blocks(blocks(), name="generated.csv", source_bytes=size, format=None, budget=9_500_000,
+plan = plan_blocks(blocks, name="generated.csv", source_bytes=size, format=None, budget=9_500_000,
                    lookup_field="email", keep_rejected=5)
 assert plan.rows == copies * 1_000 and plan.fingerprint.size_bytes == size, plan.rows
 """

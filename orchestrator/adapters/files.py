@@ -11,16 +11,18 @@ import errno
 import hashlib
 import os
 import stat
-from collections.abc import AsyncIterator, Iterable, Iterator
+import tempfile
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from queue import SimpleQueue
 from threading import Thread
-from typing import BinaryIO, Final, Self
+from typing import Any, BinaryIO, Final, Self
 
 import aiofiles
 
-from orchestrator.core.model import Chunk, Fingerprint, Format, Header, Plan, SourceFile
+from orchestrator.core.keys import Keys
+from orchestrator.core.model import Chunk, Fingerprint, Format, Header, OnDuplicate, Plan, SourceFile
 from orchestrator.core.plan import Planner
 from orchestrator.errors import SourceChanged, SourceMissing, SourceUnusable
 
@@ -39,28 +41,34 @@ def plan_file(
     lookup_field: str | None,
     keep_rejected: int,
     name: str | None = None,
+    on_duplicate: OnDuplicate = "ignore",
+    spill_folder: Path | None = None,
 ) -> tuple[SourceFile, Plan]:
-    """Read a source once: what it is known by, and its chunks. Blocking; memory does not grow with the source.
+    """Read a source: what it is known by, and its chunks. Blocking; memory does not grow with the source.
 
-    name: what people call it, when not by the file's own name.
+    name: what people call it, when not by the file's own name. on_duplicate: what becomes of rows that share a key;
+    such a source is read twice. spill_folder: for what does not fit in memory; None: the system's. Files in it have no
+    name, and go with the plan.
     """
     called = name or path.name
     with _opened(path) as (file, before):
         plan = plan_blocks(
-            _blocks(path, file, before.st_size),
+            lambda: _blocks(path, file, before.st_size),
             name=called,
             source_bytes=before.st_size,
             format=format,
             budget=budget,
             lookup_field=lookup_field,
             keep_rejected=keep_rejected,
+            on_duplicate=on_duplicate,
+            spill_folder=spill_folder,
         )
         _same(path, before, file)
     return SourceFile(str(path), before.st_size, before.st_mtime_ns, before.st_ino), plan
 
 
 def plan_blocks(
-    blocks: Iterable[bytes],
+    blocks: Callable[[], Iterable[bytes]],
     *,
     name: str,
     source_bytes: int,
@@ -68,24 +76,45 @@ def plan_blocks(
     budget: int,
     lookup_field: str | None,
     keep_rejected: int,
+    on_duplicate: OnDuplicate = "ignore",
+    spill_folder: Path | None = None,
 ) -> Plan:
-    """The plan of a source that comes in blocks. The hashes of the whole and of each chunk are made beside."""
+    """The plan of a source that comes in blocks, each time anew. Hashes of it and of each chunk are made beside."""
+
+    def new_file() -> BinaryIO:
+        # No value of a row stands in it: hashes of keys, numbers of rows, offsets.
+        return tempfile.TemporaryFile(dir=spill_folder)
+
+    keys = Keys(new_file) if on_duplicate != "ignore" and lookup_field is not None else None
     with _HashingThread() as hashing:
-        planner = Planner(
-            format=format,
-            name=name,
-            source_bytes=source_bytes,
-            budget=budget,
-            lookup_field=lookup_field,
-            keep_rejected=keep_rejected,
-            fingerprint=hashing.sha256(),
-            chunk_digest=hashing.sha256,
-        )
-        try:
-            for block in blocks:
+        options: dict[str, Any] = {
+            "format": format,
+            "name": name,
+            "source_bytes": source_bytes,
+            "budget": budget,
+            "lookup_field": lookup_field,
+            "keep_rejected": keep_rejected,
+            "chunk_digest": hashing.sha256,
+        }
+
+        def fed(planner: Planner) -> Planner:
+            for block in blocks():
                 planner.feed(block)
                 hashing.hand_over(ahead=BLOCKS_AHEAD)
-            return planner.finish()
+            return planner
+
+        try:
+            planner = fed(Planner(**options, fingerprint=hashing.sha256(), keys=keys))
+            rows, room = planner.end()
+            if keys is None or keys.all_different():
+                return planner.finish()
+            from orchestrator.core.apart import ApartPlanner  # numpy: not for a few rows
+            from orchestrator.core.twins import Twins
+
+            twins = Twins(keys, rows, room, on_duplicate)
+            if not twins.rows:
+                return planner.finish()
+            return fed(ApartPlanner(twins, planner.fingerprint(), new_file, **options)).finish()
         except SourceUnusable as error:
             if name in error.message:
                 raise
@@ -215,6 +244,7 @@ def _open_regular(path: str | Path, flags: int = os.O_RDONLY) -> int:
 
 def _blocks(path: Path, file: BinaryIO, size_bytes: int) -> Iterator[bytes]:
     """The first bytes of a file, so many at most: one that is still written to may never end."""
+    file.seek(0)
     while size_bytes > 0:
         with _readable(path):
             block = file.read(min(BLOCK_BYTES, size_bytes))

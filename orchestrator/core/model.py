@@ -7,6 +7,7 @@ bytes; rows are numbered from 1 (the first row after the header); physical lines
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Literal, NewType
@@ -18,6 +19,8 @@ BatchId = NewType("BatchId", int)
 OnDoubt = Literal["resend", "stop"]
 Priority = Literal["low", "normal", "high"]
 """Of a load among those of its subscription."""
+OnDuplicate = Literal["together", "last", "ignore"]
+"""What becomes of rows that share a key: `core.twins`."""
 
 
 class Format(StrEnum):
@@ -80,13 +83,17 @@ class Chunk:
     """
 
     number: ChunkNumber
-    spans: tuple[Span, ...]
+    spans: Sequence[Span]
     rows: int
     size_bytes: int
     sha256: str
     parent: ChunkNumber | None = None
     again: int = 0
     """How many times its rows have gone again after they failed: 0 in the chunks of the plan and their halves."""
+    twins: bool = False
+    """Its rows share keys with each other: they take effect in the order of the source, and go again in no other."""
+    after: ChunkNumber | None = None
+    """It may be offered only when that one is at rest; None: at once, or that one is."""
 
     @property
     def first_row(self) -> int:
@@ -120,12 +127,22 @@ class Plan:
     header: Header
     budget: int
     rows: int
-    chunks: tuple[Chunk, ...]
+    chunks: Sequence[Chunk]
     rejected: tuple[RejectedRow, ...]
     """The first of them; all of them as long as there are no more than the planner was told to keep."""
     rejected_rows: int
     """How many there are."""
     blank_lines: int
+    superseded: Iterable[RejectedRow] = ()
+    """Rows that are not sent since a later one has their key."""
+    superseded_rows: int = 0
+    shared_keys: int = 0
+    """Keys that several rows have, as far as they were looked for."""
+
+    @property
+    def twin_rows(self) -> int:
+        """Rows that share keys and go to chunks of their own."""
+        return sum(chunk.rows for chunk in self.chunks if chunk.twins)
 
 
 # --- the load ---------------------------------------------------------------------------------------

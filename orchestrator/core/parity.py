@@ -47,6 +47,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from orchestrator.core.manykeys import hashes
+
 Words = NDArray[np.uint64]
 Places = NDArray[np.int64]
 
@@ -62,7 +64,8 @@ class Sound:
 
     lines: line feeds in them. odd: by index, the number of cells of each record that is blank, too long, or has another
     number of cells than the header. utf8: whether all of them together are. doubtful: the record after them holds a
-    place where parity may not be trusted; without it, that record does not end in what was looked at.
+    place where parity may not be trusted; without it, that record does not end in what was looked at. keys: the hash of
+    each record's key, when there is a key column; of no use for the odd ones.
     """
 
     stops: array[int]
@@ -70,13 +73,26 @@ class Sound:
     odd: dict[int, int]
     utf8: bool
     doubtful: bool
+    keys: array[int]
 
 
 class ParityScanner:
-    """Finds records by the parity of their quotes, at most `window_bytes` at once, in buffers that are used again."""
+    """Finds records by the parity of their quotes, at most `window_bytes` at once, in buffers that are used again.
 
-    def __init__(self, delimiter: bytes, cells: int, row_bytes_max: int, window_bytes: int) -> None:
+    key_column: from 0, the one whose values are hashed with `salt`; None: none.
+    """
+
+    def __init__(
+        self,
+        delimiter: bytes,
+        cells: int,
+        row_bytes_max: int,
+        window_bytes: int,
+        key_column: int | None = None,
+        salt: int = 0,
+    ) -> None:
         self._delimiter, self._cells, self._row_bytes_max = delimiter[0], cells, row_bytes_max
+        self._key_column, self._salt = key_column, salt
         # glibc gives pieces of 128 KB and more back to the system as soon as they are free, and takes them again page
         # by page: 7 % of a plan's time, with bitmaps by the dozen. A large one, free at once, teaches it to keep them.
         np.empty(1 << 24, np.uint8)
@@ -105,14 +121,16 @@ class ParityScanner:
         if doubt is not None:
             places = places[: np.searchsorted(places, doubt)]
         if not len(places):
-            return Sound(array("q"), 0, {}, True, doubt is not None)
+            return Sound(array("q"), 0, {}, True, doubt is not None, array("Q"))
         last = int(places[-1])
+        ranks = _rank(outside, places)
         return Sound(
             stops=array("q", (places + (start + 1)).tobytes()),
             lines=int(np.bitwise_count(newlines).sum()) - data.count(b"\n", start + last + 1, stop),
-            odd=self._odd(text, places, outside, returns is not None),
+            odd=self._odd(text, places, ranks, returns is not None),
             utf8=self._is_utf8(text[: last + 1]),
             doubtful=doubt is not None,
+            keys=self._keys(data, start, places, outside, ranks),
         )
 
     def _window(self, data: bytes, start: int, stop: int) -> NDArray[np.uint8]:
@@ -127,10 +145,26 @@ class ParityScanner:
         found = np.equal(text, byte, out=self._found[: len(text)])
         return np.packbits(found, bitorder="little").view(_WORD)
 
-    def _odd(self, text: NDArray[np.uint8], places: Places, outside: Words, any_returns: bool) -> dict[int, int]:
+    def _keys(self, data: bytes, start: int, places: Places, outside: Words, ranks: Places) -> array[int]:
+        """The hashes of the keys of the records that end at these places; `ranks`: how many delimiters stand before."""
+        if self._key_column is None:
+            return array("Q")
+        before = np.concatenate(([0], ranks[:-1])) + self._key_column  # delimiters before the end of each value
+        begins = np.concatenate(([-1], places[:-1])) if self._key_column == 0 else _select(outside, before - 1)
+        if self._key_column < self._cells - 1:
+            stops = _select(outside, before)
+        else:
+            text = self._text[: int(places[-1]) + 1]
+            stops = places - ((places > 0) & (text[np.maximum(places - 1, 0)] == _CR))
+        within = start + int(places[-1]) + 1  # values of records with too few cells lead beyond it
+        begins = np.minimum(begins + (start + 1), within)
+        stops = np.clip(stops + start, begins, within)
+        return array("Q", hashes(data, begins, stops, self._salt).tobytes())
+
+    def _odd(self, text: NDArray[np.uint8], places: Places, ranks: Places, any_returns: bool) -> dict[int, int]:
         """Records to look at one by one, and how many cells each has."""
         lengths = np.diff(places, prepend=-1)
-        cells = np.diff(_rank(outside, places), prepend=0) + 1
+        cells = np.diff(ranks, prepend=0) + 1
         odd = (cells != self._cells) | (lengths > self._row_bytes_max)
         if self._cells == 1:  # else a blank line has another number of cells
             odd |= lengths == 1
@@ -215,3 +249,19 @@ def _rank(bits: Words, places: Places) -> Places:
     below = bits[words] & ((_ONE << (places & 63).astype(np.uint64)) - _ONE)
     rank: Places = before[words] + np.bitwise_count(below)
     return rank
+
+
+def _select(bits: Words, ranks: Places) -> Places:
+    """Where the bit stands before which so many are set: the opposite of `_rank`. Ranks that no bit has lead anywhere."""
+    counts = np.bitwise_count(bits)
+    before = np.cumsum(counts, dtype=np.int64) - counts
+    words = np.maximum(np.searchsorted(before, ranks, side="right") - 1, 0)
+    rest, left = bits[words], (ranks - before[words]).astype(np.uint64)
+    places = words << 6
+    for width in (32, 16, 8, 4, 2, 1):
+        below = np.bitwise_count(rest & np.uint64((1 << width) - 1))
+        beyond = left >= below
+        left -= below * beyond
+        rest >>= np.uint64(width) * beyond
+        places += width * beyond
+    return places

@@ -8,7 +8,7 @@ A chunk is byte ranges of the source: the header is sent before them, and nothin
   time, so both processors then end together;
 - the same source and budget give the same plan, however the source is fed.
 
-Where records end is `rows`' business.
+Where records end is `rows`' business. Rows that share a key are seen to by `twins`, and taken apart by `apart`.
 """
 
 from __future__ import annotations
@@ -18,17 +18,19 @@ import hashlib
 import io
 import json
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Final, Protocol
 
 from orchestrator.core.header import Head, HeaderReader
+from orchestrator.core.keys import Keys
 from orchestrator.core.model import (
     Chunk,
     ChunkNumber,
     Fingerprint,
     Format,
     LoadId,
+    OnDuplicate,
     Plan,
     RejectedRow,
     Span,
@@ -50,7 +52,7 @@ class Sha256(Protocol):
 
 
 @dataclass(slots=True)
-class _Draft:
+class Draft:
     """A chunk being filled, or filled; its hash is asked for when the plan is complete."""
 
     size_bytes: int
@@ -61,7 +63,7 @@ class _Draft:
 
 
 @dataclass(slots=True)
-class _Lines:
+class Lines:
     """Tells lines of one scan: `line` is the one on which data[at] stands. Asked in order, it counts each byte once."""
 
     data: bytes
@@ -79,7 +81,8 @@ class Planner:
 
     name: for its suffix and for messages. lookup_field: a column that must be there, or None. keep_rejected: how many
     rejected rows the plan names at most. fingerprint, chunk_digest: what hashes the source, and makes what hashes a
-    chunk. Raises a SourceUnusable that names file, place, value and remedy.
+    chunk. keys: gets the keys of the rows; once two are known to be the same, chunks are not hashed any more, since
+    their plan will not be wanted. Raises a SourceUnusable that names file, place, value and remedy.
     """
 
     def __init__(
@@ -93,21 +96,26 @@ class Planner:
         keep_rejected: int,
         fingerprint: Sha256 | None = None,
         chunk_digest: Callable[[], Sha256] = hashlib.sha256,
+        keys: Keys | None = None,
         by_parity: bool = True,
     ) -> None:
         self._name, self._source_bytes, self._budget, self._keep_rejected = name, source_bytes, budget, keep_rejected
         self._fingerprint = fingerprint or hashlib.sha256()
         self._chunk_digest, self._by_parity = chunk_digest, by_parity
+        self._keys, self._lookup_field = keys, lookup_field
         self._fed = 0
+        self._ended = False
         self._header = HeaderReader(format=format, name=name, lookup_field=lookup_field, budget=budget)
         self._head: Head | None = None
         self._room = 0
         self._scanner: RowScanner | None = None
-        self._full: list[_Draft] = []
+        self._full: list[Draft] = []
         self._chunks_wanted = 1
-        self._draft: _Draft | None = None
+        self._draft: Draft | None = None
         self._rejected: list[RejectedRow] = []
-        self._rows = self._rejected_rows = self._blank_lines = 0
+        self._rows = self._rejected_rows = self._superseded_rows = self._blank_lines = 0
+        self._bytes_ahead_left_out = 0
+        """Of the bytes that were not fed yet, how many are known to go elsewhere."""
 
     def feed(self, block: bytes) -> None:
         """The next bytes of the source."""
@@ -118,40 +126,55 @@ class Planner:
         elif (head := self._header.feed(block)) is not None:
             self._begin(head)
 
-    def finish(self) -> Plan:
-        """The whole plan. Call it once, after the last block."""
-        if self._scanner is None:
-            self._begin(self._header.finish())
-        assert self._scanner is not None
-        assert self._head is not None
-        self._take(self._scanner.finish())
-        self._close_chunk()
+    def end(self) -> tuple[int, int]:
+        """Call it after the last block. Returns how many rows there are, and how many bytes of rows fit a chunk."""
+        if not self._ended:
+            self._ended = True
+            if self._scanner is None:
+                self._begin(self._header.finish())
+            assert self._scanner is not None
+            self._take(self._scanner.finish())
+            self._close_chunk()
         if self._rows == 0:
             raise HeaderOnly(
                 f"{self._name}: there is a header and no row",
                 remedy="Nothing was sent; check how it was exported.",
             )
-        rows_in_chunks = sum(draft.rows for draft in self._full)
-        assert rows_in_chunks + self._rejected_rows == self._rows, "every row is in exactly one chunk or rejected"
+        return self._rows, self._room
+
+    def fingerprint(self) -> Fingerprint:
+        """Of all that was fed."""
+        return Fingerprint(self._fed, self._fingerprint.hexdigest())
+
+    def finish(self) -> Plan:
+        """The whole plan. Call it once, after the last block."""
+        self.end()
+        assert self._head is not None
+        chunks = self._chunks()
+        rows = sum(chunk.rows for chunk in chunks) + self._rejected_rows + self._superseded_rows
+        assert rows == self._rows, "every row is in exactly one chunk or rejected"
         return Plan(
             format=self._head.format,
-            fingerprint=Fingerprint(self._fed, self._fingerprint.hexdigest()),
+            fingerprint=self.fingerprint(),
             header=self._head.header,
             budget=self._budget,
             rows=self._rows,
-            chunks=tuple(
-                Chunk(
-                    number=ChunkNumber(number),
-                    spans=tuple(draft.spans),
-                    rows=draft.rows,
-                    size_bytes=draft.size_bytes,
-                    sha256=draft.digest.hexdigest(),
-                )
-                for number, draft in enumerate(self._full, 1)
-            ),
+            chunks=chunks,
             rejected=tuple(self._rejected),
             rejected_rows=self._rejected_rows,
             blank_lines=self._blank_lines,
+        )
+
+    def _chunks(self) -> Sequence[Chunk]:
+        return tuple(
+            Chunk(
+                number=ChunkNumber(number),
+                spans=tuple(draft.spans),
+                rows=draft.rows,
+                size_bytes=draft.size_bytes,
+                sha256=draft.digest.hexdigest(),
+            )
+            for number, draft in enumerate(self._full, 1)
         )
 
     def _begin(self, head: Head) -> None:
@@ -159,7 +182,7 @@ class Planner:
         self._head, self._room = head, self._budget - len(head.raw)
         assert self._room > 0, "a header that leaves no room was refused"
         stop = head.header.stop
-        data_bytes = self._source_bytes - stop
+        data_bytes = self._source_bytes - stop - self._bytes_ahead_left_out
         if data_bytes > self._room:
             chunks = -(-data_bytes // (self._room - self._room // UNEVEN_PART))
             self._chunks_wanted = chunks + chunks % 2
@@ -169,6 +192,8 @@ class Planner:
             base=stop,
             line=head.line,
             row_bytes_max=self._room,
+            key_column=head.header.fields.index(self._lookup_field) if self._keys and self._lookup_field else None,
+            salt=self._keys.salt if self._keys else 0,
             by_parity=self._by_parity,
         )
         self._take(self._scanner.feed(head.rest))
@@ -185,10 +210,12 @@ class Planner:
 
     def _take_scan(self, scan: Scan) -> None:
         """Runs of sound records go to chunks as a whole; what is not sound lies between them."""
-        lines = _Lines(scan.data, scan.start, scan.first_line)
+        lines = Lines(scan.data, scan.start, scan.first_line)
         first = 0
         for index in (*sorted(scan.problems), len(scan.stops)):
             if index > first:
+                if self._keys is not None:
+                    self._keys.add(scan, first, index, self._rows + 1)
                 self._fill(scan, first, index, lines)
             first = index + 1
             if index == len(scan.stops):
@@ -205,7 +232,7 @@ class Planner:
         if len(self._rejected) < self._keep_rejected:
             self._rejected.append(RejectedRow(self._rows, line, start, stop, reason))
 
-    def _fill(self, scan: Scan, first: int, end: int, lines: _Lines) -> None:
+    def _fill(self, scan: Scan, first: int, end: int, lines: Lines) -> None:
         """Put sound records first..end-1 of a scan into chunks; the cost is per chunk, not per row."""
         stops = scan.stops
         while first < end:
@@ -223,9 +250,10 @@ class Planner:
             if draft.size_bytes >= draft.target_bytes:
                 self._close_chunk()
 
-    def _append(self, draft: _Draft, scan: Scan, first: int, cut: int, lines: _Lines) -> None:
+    def _append(self, draft: Draft, scan: Scan, first: int, cut: int, lines: Lines) -> None:
         start, stop, rows = scan.begin(first), scan.stops[cut - 1], cut - first
-        draft.digest.update(memoryview(scan.data)[start:stop])
+        if self._keys is None or not self._keys.seen_twice:
+            draft.digest.update(memoryview(scan.data)[start:stop])
         last = draft.spans[-1] if draft.spans else None
         if last is not None and last.stop == scan.base + start:
             draft.spans[-1] = replace(last, stop=scan.base + stop, rows=last.rows + rows)
@@ -235,12 +263,12 @@ class Planner:
         draft.rows += rows
         self._rows += rows
 
-    def _open_chunk(self, at: int) -> _Draft:
+    def _open_chunk(self, at: int) -> Draft:
         assert self._head is not None
         header_bytes = len(self._head.raw)
         left = max(1, self._chunks_wanted - len(self._full))
-        even = header_bytes - (at - self._source_bytes) // left  # rounded up
-        self._draft = _Draft(header_bytes, min(even, self._budget), self._chunk_digest())
+        even = header_bytes - (at + self._bytes_ahead_left_out - self._source_bytes) // left  # rounded up
+        self._draft = Draft(header_bytes, min(even, self._budget), self._chunk_digest())
         self._draft.digest.update(self._head.raw)
         return self._draft
 
@@ -277,12 +305,13 @@ def halve(chunk: Chunk, header: bytes, rows: bytes, format: Format) -> tuple[Chu
                 rows=end - first,
                 size_bytes=len(header) + stop - start,
                 sha256=hashlib.sha256(header + rows[start:stop]).hexdigest(),
+                after=None,
             )
         )
     return halves[0], halves[1]
 
 
-def _cut_spans(spans: tuple[Span, ...], rows: bytes, stops: list[int], first: int, end: int) -> tuple[Span, ...]:
+def _cut_spans(spans: Sequence[Span], rows: bytes, stops: list[int], first: int, end: int) -> tuple[Span, ...]:
     """The part of the spans that holds records first..end-1; `rows` are the spans' bytes back to back."""
     cut: list[Span] = []
     before = offset = 0
@@ -305,7 +334,18 @@ def _cut_spans(spans: tuple[Span, ...], rows: bytes, stops: list[int], first: in
     return tuple(cut)
 
 
-def load_id(fingerprint: Fingerprint, target: Target, format: Format, subscription: str, again: int = 0) -> LoadId:
-    """What a load is known by: its content, its import settings and its subscription. `again` counts --force."""
-    identity = json.dumps([fingerprint.sha256, asdict(target), format, subscription, again], sort_keys=True)
+def load_id(
+    fingerprint: Fingerprint,
+    target: Target,
+    format: Format,
+    subscription: str,
+    again: int = 0,
+    on_duplicate: OnDuplicate = "together",
+) -> LoadId:
+    """What a load is known by: its content, its import settings and its subscription. `again` counts --force.
+
+    (What became of twins has no part in it by default: loads of before they were seen to are still known.)
+    """
+    known_by = [fingerprint.sha256, asdict(target), format, subscription, again]
+    identity = json.dumps(known_by + [on_duplicate] * (on_duplicate != "together"), sort_keys=True)
     return LoadId(hashlib.sha256(identity.encode()).hexdigest()[:12])

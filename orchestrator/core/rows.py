@@ -10,16 +10,19 @@ cannot be trusted; `record` walks a single record exactly, and through as many b
 not depend on how the source is cut into blocks. Memory: one block and one record, and a record that is too large is
 followed without being kept.
 
-Cutting into chunks is `plan`'s business.
+Where it is asked for, each sound record comes with the hash of its key (`keys`). Cutting into chunks is `plan`'s
+business.
 """
 
 from __future__ import annotations
 
+import csv
+import io
 from array import array
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from orchestrator.core.keys import NO_KEY, hash_of, normal
 from orchestrator.core.record import Record, telling_bytes
 from orchestrator.errors import NotText, UnclosedQuote
 
@@ -45,7 +48,8 @@ class Scan:
     """Records that tile `data` from `start` on: each ends where the next begins, at its own of the `stops`.
 
     Offsets are relative to `data`, whose first byte is byte `base` of the source; `start` is on line `first_line`.
-    `problems`: by index, what keeps a record from being sent (BLANK for blank lines).
+    `problems`: by index, what keeps a record from being sent (BLANK for blank lines). `keys`: the hash of each record's
+    key, where keys are asked for; of no use for those with a problem.
     """
 
     data: bytes
@@ -53,7 +57,8 @@ class Scan:
     start: int
     first_line: int
     stops: array[int]
-    problems: Mapping[int, str]
+    problems: dict[int, str]
+    keys: array[int]
 
     def begin(self, index: int) -> int:
         """Where record `index` begins."""
@@ -82,13 +87,24 @@ class RowScanner:
     """Finds the records of one source, block by block.
 
     delimiter: one byte. cells: how many the header has. base, line: where the first byte fed stands in the source.
-    row_bytes_max: a record longer than this is followed without being kept. by_parity: False walks everything.
+    row_bytes_max: a record longer than this is followed without being kept. key_column: from 0, the column of the key;
+    None: keys are not asked for. salt: of their hashes. by_parity: False walks everything.
     """
 
     def __init__(
-        self, delimiter: bytes, cells: int, *, base: int, line: int, row_bytes_max: int, by_parity: bool = True
+        self,
+        delimiter: bytes,
+        cells: int,
+        *,
+        base: int,
+        line: int,
+        row_bytes_max: int,
+        key_column: int | None = None,
+        salt: int = 0,
+        by_parity: bool = True,
     ) -> None:
         self._delimiter, self._cells, self._max = delimiter, cells, row_bytes_max
+        self._key_column, self._salt = key_column, salt
         self._base, self._line, self._row = base, line, 1
         self._telling = telling_bytes(delimiter)
         self._parity: ParityScanner | None = None
@@ -111,10 +127,10 @@ class RowScanner:
             if stop is not None:
                 results.append(self._end(self._unfinished))
         if start < len(block):
-            line, stops, problems = self._line, array("q"), dict[int, str]()
-            self._find(block, start, stops, problems)
-            if stops:
-                results.append(Scan(block, self._base, start, line, stops, problems))
+            scan = Scan(block, self._base, start, self._line, array("q"), {}, array("Q"))
+            self._find(scan)
+            if scan.stops:
+                results.append(scan)
         self._base += len(block)
         return results
 
@@ -133,18 +149,18 @@ class RowScanner:
 
     # --- within one block -------------------------------------------------------------------------------
 
-    def _find(self, data: bytes, start: int, stops: array[int], problems: dict[int, str]) -> None:
-        """All that ends in data[start:]; what does not is unfinished.
+    def _find(self, scan: Scan) -> None:
+        """Fill in all that ends in the scan's data; what does not is unfinished.
 
         The window that parity looks at doubles with each look and each record that was sound, and is quartered where
         parity could not be trusted: a source with a stray quote in every line is walked, one with a few is not.
         """
-        at, size = start, len(data)
+        data, stops, at, size = scan.data, scan.stops, scan.start, len(scan.data)
         while at < size:
             window_bytes = min(size - at, self._window_bytes)
             if window_bytes >= WORTH_BYTES:
                 sound = self._look(data, at, at + window_bytes)
-                self._take(sound, data, at, stops, problems)
+                self._take(sound, scan, at)
                 at = stops[-1] if sound.stops else at
                 if sound.doubtful:
                     self._window_bytes = max(self._window_bytes // 4, WINDOW_BYTES_LEAST)
@@ -159,7 +175,8 @@ class RowScanner:
                 self._keep(self._unfinished, data[at:])
                 return
             if (problem := self._problem(data[at:stop], record.cells, record)) is not None:
-                problems[len(stops)] = problem
+                scan.problems[len(stops)] = problem
+            self._add_key(scan.keys, data[at:stop], problem)
             stops.append(stop)
             self._count(1, int(problem == BLANK), record.lines)
             if record.problem is None:
@@ -170,12 +187,15 @@ class RowScanner:
         if self._parity is None:
             from orchestrator.core.parity import ParityScanner  # numpy: not for who asks for --help
 
-            self._parity = ParityScanner(self._delimiter, self._cells, self._max, WINDOW_BYTES)
+            self._parity = ParityScanner(
+                self._delimiter, self._cells, self._max, WINDOW_BYTES, self._key_column, self._salt
+            )
         return self._parity.find(data, start, stop)
 
-    def _take(self, sound: Sound, data: bytes, start: int, stops: array[int], problems: dict[int, str]) -> None:
+    def _take(self, sound: Sound, scan: Scan, start: int) -> None:
         """Records found by parity: the odd ones are looked at one by one, and all of them if they are not UTF-8."""
-        first, blank = len(stops), 0
+        data, stops, problems, blank = scan.data, scan.stops, scan.problems, 0
+        first = len(stops)
         for index in sound.odd if sound.utf8 else range(len(sound.stops)):
             record = data[sound.stops[index - 1] if index else start : sound.stops[index]]
             problem = self._problem(record, sound.odd.get(index, self._cells), None)
@@ -183,7 +203,19 @@ class RowScanner:
                 problems[first + index] = problem
                 blank += problem == BLANK
         stops.extend(sound.stops)
+        scan.keys.extend(sound.keys)
         self._count(len(sound.stops), blank, sound.lines)
+
+    def _add_key(self, keys: array[int], record: bytes, problem: str | None) -> None:
+        """The hash of a walked record's key."""
+        if self._key_column is None:
+            return
+        if problem is None:
+            text = io.StringIO(record.decode(), newline="")
+            cells = next(csv.reader(text, delimiter=self._delimiter.decode()))
+            keys.append(hash_of(normal(cells[self._key_column]), self._salt))
+        else:
+            keys.append(NO_KEY)
 
     def _count(self, records: int, blank: int, lines: int) -> None:
         self._row += records - blank
@@ -207,8 +239,11 @@ class RowScanner:
         assert len(data) == record.size_bytes, "a record that is not too large was kept"
         problem = self._problem(data, record.cells, record)
         self._count(1, int(problem == BLANK), record.lines)
-        stops = array("q", [len(data)])
-        return Scan(data, ended.start, 0, line, stops, {} if problem is None else {0: problem})
+        scan = Scan(data, ended.start, 0, line, array("q", [len(data)]), {}, array("Q"))
+        if problem is not None:
+            scan.problems[0] = problem
+        self._add_key(scan.keys, data, problem)
+        return scan
 
     # --- what is wrong with a record --------------------------------------------------------------------
 
