@@ -41,6 +41,7 @@ from orchestrator.core.model import (
     Load,
     LoadId,
     OnDoubt,
+    OnDuplicate,
     Plan,
     Priority,
     Reading,
@@ -102,6 +103,8 @@ class LoadOptions:
     report_dir: Path | None = None
     """The report's own folder; None: `<report.dir>/<load id>`."""
     fail_on_warning: bool = False
+    on_duplicate: OnDuplicate = "together"
+    """What becomes of rows that share a key."""
     on_doubt: OnDoubt = "resend"
     priority: Priority | None = None
     """None: as it was, or normal."""
@@ -303,19 +306,21 @@ def plan_retry(config: Config, load: str, options: RetryOptions, *, clock: Clock
                 return RetrySummary(of, rows.tally)
             source = rows.source
             keep_rejected = max(options.max_rejected, REJECTED_SHOWN)
-            at, plan = _plan_of(config, source, of.format, of.target, keep_rejected)
+            again = LoadOptions(
+                of.target, format=of.format, on_duplicate=of.on_duplicate, report_dir=options.report_dir
+            )
+            at, plan = _plan_of(config, source, again, keep_rejected)
             _check_rejected(replace(source, origin=None), plan, options.max_rejected)
             assert plan.rows == rows.tally.again, "every row that goes again is a row of the new load"
             known = _retry_of(ledger, of, plan, options.force)
             if isinstance(known, Load):
-                again = LoadOptions(of.target, report_dir=options.report_dir)
                 moved, ownership = _known_again(ledger, known, source, again)
                 if ownership is not None:
                     ownership.release()
                 return RetrySummary(of, rows.tally, moved)
             report_dir = _report_folder(options.report_dir or config.report_dir / known)
             at = replace(at, path=str(source.keep(known)))
-            new = _new_load(known, at, plan, of.target, of.subscription, report_dir, (clock or Clock()).now())
+            new = _new_load(known, at, plan, again, of.subscription, report_dir, (clock or Clock()).now())
             new = replace(new, on_doubt=of.on_doubt, origin=of.origin, retry=retry)
             if ledger.add_load(new, plan, rows.places()):
                 log.info("load.planned", load=new.id, chunks=new.chunks, rows=new.rows, rejected=new.rejected)
@@ -366,7 +371,8 @@ def _find_or_plan(
     intake.sweep_spools(ledger)
     paths = intake.paths_of(named)
     for known in intake.loads_of(ledger, paths, options.reading, interrupted):
-        mine = known.target == options.target and known.subscription == config.subscription_host
+        mine = (known.target, known.on_duplicate) == (options.target, options.on_duplicate)
+        mine = mine and known.subscription == config.subscription_host
         if mine and options.format in (None, known.format) and not (options.force and known.finished_at is not None):
             return _known_again(ledger, known, None, options)
     with intake.opened(config, paths, options.reading, options.format, interrupted) as source:
@@ -385,16 +391,16 @@ def _known_or_planned(
     if known is not None and not (options.force and known.finished_at is not None):
         return _known_again(ledger, known, source, options)
     keep_rejected = max(options.max_rejected, REJECTED_SHOWN)
-    at, plan = _plan_of(config, source, options.format, options.target, keep_rejected)
+    at, plan = _plan_of(config, source, options, keep_rejected)
     _check_rejected(source, plan, options.max_rejected)
-    identity = _identity(plan.fingerprint, plan.format, config, options.target)
+    identity = _identity(plan.fingerprint, plan.format, config, options)
     again = 0
     while options.force and (earlier := ledger.load(identity(again))) is not None and earlier.finished_at is not None:
         again += 1
     number = identity(again)
     report_dir = _report_folder(options.report_dir or config.report_dir / number)
     at = replace(at, path=str(source.keep(number)))
-    new = _new_load(number, at, plan, options.target, config.subscription_host, report_dir, clock.now())
+    new = _new_load(number, at, plan, options, config.subscription_host, report_dir, clock.now())
     new = replace(new, on_doubt=options.on_doubt, origin=source.origin, priority=options.priority or "normal")
     if not ledger.add_load(new, plan):  # another process planned it while we did
         taken = ledger.load(new.id)
@@ -405,20 +411,23 @@ def _known_or_planned(
 
 
 def _plan_of(
-    config: Config, source: intake.Source, format: Format | None, target: Target, keep_rejected: int
+    config: Config, source: intake.Source, options: LoadOptions, keep_rejected: int
 ) -> tuple[SourceFile, Plan]:
+    beside_ledger = config.ledger_path.resolve().parent
     return plan_file(
         source.path,
-        format=format,
+        format=options.format,
         budget=config.limits.chunk_bytes,
-        lookup_field=target.key_column,
+        lookup_field=options.target.key_column,
         keep_rejected=keep_rejected,
         name=source.name,
+        on_duplicate=options.on_duplicate,
+        spill_folder=beside_ledger if beside_ledger.is_dir() else None,
     )
 
 
 def _new_load(
-    number: LoadId, at: SourceFile, plan: Plan, target: Target, subscription: str, report_dir: Path, now: float
+    number: LoadId, at: SourceFile, plan: Plan, options: LoadOptions, subscription: str, report_dir: Path, now: float
 ) -> Load:
     """The load of a plan, as it is before anything is known of how it is to be run."""
     return Load(
@@ -428,15 +437,16 @@ def _new_load(
         fingerprint=plan.fingerprint,
         format=plan.format,
         header=plan.header,
-        target=target,
+        target=options.target,
         budget=plan.budget,
         rows=plan.rows,
-        rejected=plan.rejected_rows,
+        rejected=plan.rejected_rows + plan.superseded_rows,
         chunks=len(plan.chunks),
         on_doubt="resend",
         report_dir=str(report_dir),
         collected_dir=str(report_dir / COLLECTED),
         created_at=now,
+        on_duplicate=options.on_duplicate,
     )
 
 
@@ -491,16 +501,20 @@ def _identity(
     fingerprint: Fingerprint,
     format: Format,
     config: Config,
-    target: Target,
+    options: LoadOptions,
 ) -> Callable[[int], LoadId]:
-    return lambda again: load_id(fingerprint, target, format, config.subscription_host, again)
+    def identity(again: int) -> LoadId:
+        host = config.subscription_host
+        return load_id(fingerprint, options.target, format, host, again, options.on_duplicate)
+
+    return identity
 
 
 def _newest(ledger: Ledger, fingerprint: Fingerprint, config: Config, options: LoadOptions) -> Load | None:
     """The newest load of this content into this target, in whichever format it was read."""
     newest: Load | None = None
     for format in [options.format] if options.format else list(Format):
-        identity, again = _identity(fingerprint, format, config, options.target), 0
+        identity, again = _identity(fingerprint, format, config, options), 0
         while (known := ledger.load(identity(again))) is not None:
             newest, again = known, again + 1
     return newest
@@ -640,9 +654,10 @@ def _finish(
     states = ledger.chunks_by_state(load.id)
     over = all(state in AT_REST for state, count in states.items() if count)
     if over and states.get(State.HELD):
-        held = ", ".join(str(standing.number) for standing in ledger.held(load.id))
+        doubts = [str(standing.number) for standing in ledger.held(load.id) if standing.doubts]
+        held = ", ".join(doubts)
         stopped = stopped or DoubtHeld(
-            f"{states[State.HELD]} chunks may or may not have been imported (chunk {held}); --on-doubt is stop",
+            f"{len(doubts)} chunks may or may not have been imported (chunk {held}); --on-doubt is stop",
             remedy="Look in Marketo, then `resume --on-doubt resend` to send them again.",
         )
     if not over and stopped is None:
@@ -728,7 +743,8 @@ def _planned(
     """fields: what the header is checked against, or why that cannot be done; None: it is not wanted."""
     paths = intake.paths_of(named)
     with intake.opened(config, paths, options.reading, options.format, lambda: None) as source:
-        at, planned = _plan_of(config, source, source.format, options.target, max(options.max_rejected, 100))
+        options = replace(options, format=source.format)
+        at, planned = _plan_of(config, source, options, max(options.max_rejected, 100))
         findings = [_rejected(source, row) for row in planned.rejected]
         values: list[ValueFinding] = []
         if check_values:
@@ -746,11 +762,12 @@ def _planned(
     if config.ledger_path.exists():
         with _ledger(config) as ledger:
             speed = learn(ledger.past(config.subscription_host))
-    seconds = (planned.rows - planned.rejected_rows) * speed.pace_row_s / PROCESSORS if speed else None
+    unsent = planned.rejected_rows + planned.superseded_rows
+    seconds = (planned.rows - unsent) * speed.pace_row_s / PROCESSORS if speed else None
     return PlanSummary(
         source=source.name if source.spool else str(source.path),
         plan=planned,
-        load_id=_identity(planned.fingerprint, planned.format, config, options.target)(0),
+        load_id=_identity(planned.fingerprint, planned.format, config, options)(0),
         calls=round(len(planned.chunks) * (1 + ANSWERS_A_CHUNK)) + 1,
         calls_left=None,
         seconds=seconds,

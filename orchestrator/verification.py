@@ -17,7 +17,7 @@ from orchestrator.adapters.files import fingerprint_file, plan_file, read_chunk
 from orchestrator.checks import CheckLine
 from orchestrator.core.audit import Listed, faults_of_sums
 from orchestrator.core.locate import SentRow, read_sent
-from orchestrator.core.model import Chunk, Format, Plan, SourceFile, Target
+from orchestrator.core.model import Chunk, ChunkNumber, Format, Plan, SourceFile, Target
 from orchestrator.errors import BooksDoNotBalance, SourceMissing
 
 WRONG_SOURCE, NOT_BALANCED = 65, 70
@@ -44,7 +44,8 @@ def verify(folder: Path, source: Path) -> list[CheckLine]:
         if plan is not None:
             lines.append(_line("the chunks", _faults_of_plan(report, plan), f"{len(plan.chunks):,}, planned anew"))
         listed = Listed(report)
-        faults = list(_faults_of_rows(folder, listed, at, plan))
+        rows = _Rows(at, plan, report) if at is not None and plan is not None else None
+        faults = list(_faults_of_rows(folder, listed, rows))
         lines.append(_line("the rows of report.jsonl", [*listed.faults(), *faults], _named(listed, same)))
         lines.append(_line("report.csv beside report.jsonl", _faults_of_table(folder), "the same rows"))
     except (KeyError, TypeError, AttributeError, ValueError) as error:
@@ -60,7 +61,7 @@ def _retry(folder: Path, report: Mapping[str, Any]) -> Iterator[CheckLine]:
     note = f"these are rows of load {report['retry_of']}: verify that one against its source"
     yield CheckLine("the source (of a retry)", True, note)
     listed = Listed(report, numbered=False)
-    faults = list(_faults_of_rows(folder, listed, None, None))
+    faults = list(_faults_of_rows(folder, listed, None))
     yield _line("the rows of report.jsonl", [*listed.faults(), *faults], _named(listed, same=False))
     yield _line("report.csv beside report.jsonl", _faults_of_table(folder), "the same rows")
 
@@ -101,12 +102,14 @@ def _plan(report: Mapping[str, Any], source: Path) -> tuple[SourceFile, Plan]:
         budget=settings["chunk_bytes"],
         lookup_field=Target(kind=settings["kind"], lookup_field=settings["lookup_field"]).key_column,
         keep_rejected=report["totals"]["rejected"],
+        on_duplicate=settings["on_duplicate"],
     )
 
 
 def _faults_of_plan(report: Mapping[str, Any], plan: Plan) -> Iterator[str]:
-    if plan.rows != report["totals"]["rows"] or plan.rejected_rows != report["totals"]["rejected"]:
-        yield f"the source has {plan.rows:,} rows of which {plan.rejected_rows:,} cannot be sent"
+    left_out = plan.rejected_rows + plan.superseded_rows
+    if plan.rows != report["totals"]["rows"] or left_out != report["totals"]["rejected"]:
+        yield f"the source has {plan.rows:,} rows of which {left_out:,} cannot be sent or are superseded"
     told = {chunk["chunk"]: chunk for chunk in report["chunks"] if chunk["parent"] is None and not chunk["again"]}
     if told.keys() != {chunk.number for chunk in plan.chunks}:
         yield f"there are {len(told):,} chunks, {len(plan.chunks):,} are in the source"
@@ -116,10 +119,8 @@ def _faults_of_plan(report: Mapping[str, Any], plan: Plan) -> Iterator[str]:
             yield f"chunk {chunk.number} is not what stands in the source"
 
 
-def _faults_of_rows(folder: Path, listed: Listed, source: SourceFile | None, plan: Plan | None) -> Iterator[str]:
-    """Counts every row of report.jsonl; with a plan, looks each of them up in the source."""
-    rejected = {row.row for row in plan.rejected} if plan is not None else set()
-    rows = _Rows(source, plan) if plan is not None and source is not None else None
+def _faults_of_rows(folder: Path, listed: Listed, rows: _Rows | None) -> Iterator[str]:
+    """Counts every row of report.jsonl; looks each of them up in the source, if it is there."""
     with _opened(folder / "report.jsonl") as file:
         for line in file:
             row = json.loads(line)
@@ -128,38 +129,52 @@ def _faults_of_rows(folder: Path, listed: Listed, source: SourceFile | None, pla
             if rows is None or number is None:
                 continue
             if row["chunk"] is None:
-                if number not in rejected:
+                if number not in rows.left_out:
                     yield f"row {number} is listed as rejected, and is none"
                 continue
-            sent = rows.find(number)
+            sent = rows.find(number, row["chunk"])
             if sent is None or (sent.line, list(sent.cells)) != (row["source_line"], list(row["row"].values())):
                 yield f"row {number} is not what stands in the source"
 
 
 class _Rows:
-    """Rows of the source by their number, which only grows: a chunk at a time is read."""
+    """Rows of the source by their number, which only grows in chunks of twins and in all others: one is read at a time."""
 
-    def __init__(self, source: SourceFile, plan: Plan) -> None:
+    def __init__(self, source: SourceFile, plan: Plan, report: Mapping[str, Any]) -> None:
         self._source, self._plan = source, plan
-        self._chunks = iter(plan.chunks)
+        self.left_out = {row.row for row in (*plan.rejected, *plan.superseded)}
+        self._chunks = iter([chunk for chunk in plan.chunks if not chunk.twins])
+        self._twins = {chunk.number: chunk for chunk in plan.chunks if chunk.twins}
+        self._parents = {chunk["chunk"]: chunk["parent"] for chunk in report["chunks"]}
         self._chunk: Chunk | None = None
         self._sent: Iterator[SentRow] = iter(())
         self._row: SentRow | None = None
 
-    def find(self, number: int) -> SentRow | None:
+    def find(self, number: int, listed_under: int) -> SentRow | None:
+        """A row; `listed_under`: the chunk that the report names."""
         if self._row is not None and self._row.row == number:  # failed and warned of
             return self._row
-        while self._chunk is None or number > self._chunk.last_row:
-            self._chunk = next(self._chunks, None)
-            if self._chunk is None:
-                return None
-            self._sent = iter(())
-            if number <= self._chunk.last_row:
-                content = read_chunk(self._source, self._plan.header, self._chunk)
-                start = self._plan.header.stop - self._plan.header.start
-                self._sent = read_sent(content[start:], self._chunk.spans, self._plan.format)
+        while self._parents.get(listed_under) is not None:
+            listed_under = self._parents[listed_under]
+        twins = self._twins.get(ChunkNumber(listed_under))
+        if twins is not None:
+            if self._chunk is not twins or self._row is None or self._row.row > number:
+                self._read(twins)
+        else:
+            while self._chunk is None or self._chunk.twins or number > self._chunk.last_row:
+                following = next(self._chunks, None)
+                if following is None:
+                    return None
+                self._chunk, self._sent = following, iter(())
+                if number <= following.last_row:
+                    self._read(following)
         self._row = next((row for row in self._sent if row.row >= number), None)
         return self._row if self._row is not None and self._row.row == number else None
+
+    def _read(self, chunk: Chunk) -> None:
+        content = read_chunk(self._source, self._plan.header, chunk)
+        start = self._plan.header.stop - self._plan.header.start
+        self._chunk, self._sent = chunk, read_sent(content[start:], chunk.spans, self._plan.format)
 
 
 def _faults_of_table(folder: Path) -> Iterator[str]:

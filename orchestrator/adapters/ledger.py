@@ -13,12 +13,12 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, astuple, replace
 from functools import lru_cache
 from importlib import resources
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,7 @@ from orchestrator.core.model import (
     Format,
     Halved,
     Header,
+    HeldBack,
     Load,
     LoadId,
     MovedOn,
@@ -60,6 +61,7 @@ from orchestrator.core.model import (
 )
 from orchestrator.core.origins import origin_sha256
 from orchestrator.core.share import Wish
+from orchestrator.core.spans import Spans
 from orchestrator.errors import LedgerFailing, LedgerLocked, LedgerUnusable, OrchestratorError
 
 CHECKED_BYTES_MAX = 8_000_000
@@ -67,6 +69,8 @@ CHECKED_BYTES_MAX = 8_000_000
 larger one would keep a restart waiting: there a page is found to be bad when it is read."""
 BUSY_TIMEOUT_S = 5.0
 """Other processes commit in milliseconds; longer than this means that one is stuck inside a transaction."""
+MANY_SPANS = 16
+"""Of a chunk; it is not worth putting fewer off."""
 PLACES_AT_ONCE = 1_000
 """Rows of a retry whose places stand in one row of the ledger."""
 
@@ -95,7 +99,7 @@ _FROM = "FROM chunks c LEFT JOIN offers o ON o.load_id = c.load_id AND o.chunk =
 _LOAD = (
     "id, subscription, source_path, source_bytes, source_mtime_ns, source_inode, source_sha256, format, "
     "header_start, header_stop, header_fields, target, budget, rows, rejected, chunks, on_doubt, report_dir, "
-    "collected_dir, created_at, finished_at, exit_code, priority, origin, retry"
+    "collected_dir, created_at, finished_at, exit_code, priority, origin, retry, on_duplicate"
 )
 
 
@@ -151,7 +155,7 @@ class Ledger:
                 return False
             origin, sha256 = _origin_columns(load.origin)
             self._db.execute(
-                f"INSERT INTO loads ({_LOAD}, list_id, origin_sha256) VALUES ({', '.join('?' * 27)})",
+                f"INSERT INTO loads ({_LOAD}, list_id, origin_sha256) VALUES ({', '.join('?' * 28)})",
                 (
                     load.id,
                     load.subscription,
@@ -178,6 +182,7 @@ class Ledger:
                     load.priority,
                     origin,
                     json.dumps(asdict(load.retry)) if load.retry is not None else None,
+                    load.on_duplicate,
                     load.target.list_id,
                     sha256 if load.retry is None else None,  # a retry is no load of those originals
                 ),
@@ -185,7 +190,7 @@ class Ledger:
             self._add_chunks(load.id, load.subscription, plan.chunks)
             self._db.executemany(
                 "INSERT INTO rejected_rows (load_id, row, line, start, stop, reason) VALUES (?, ?, ?, ?, ?, ?)",
-                [(load.id, r.row, r.line, r.start, r.stop, r.reason) for r in plan.rejected],
+                ((load.id, r.row, r.line, r.start, r.stop, r.reason) for r in chain(plan.rejected, plan.superseded)),
             )
             self._db.executemany(
                 "INSERT INTO retried_rows (load_id, block, places) VALUES (?, ?, ?)",
@@ -307,7 +312,7 @@ class Ledger:
         This is the semaphore: its count is read off the ledger in the same transaction that takes one.
         """
         with self._transaction():
-            standing = self._standing(load_id, number)
+            standing = self.standing(load_id, number)
             used = {
                 int(slot)
                 for (slot,) in self._all(
@@ -329,13 +334,18 @@ class Ledger:
         Nothing is stored then.
         """
         with self._transaction():
-            return self._record(self._standing(load_id, number), fact)
+            return self._record(self.standing(load_id, number), fact)
 
     def _record(self, before: Standing, fact: Fact) -> Standing:
         if isinstance(fact, Halved):
             next_number = 1 + int(self._all("SELECT max(number) FROM chunks WHERE load_id = ?", before.load_id)[0][0])
             children = tuple(
-                replace(child, number=ChunkNumber(next_number + i), parent=before.number)
+                replace(
+                    child,
+                    number=ChunkNumber(next_number + i),
+                    parent=before.number,
+                    after=ChunkNumber(next_number + i - 1) if child.twins and i else None,
+                )
                 for i, child in enumerate(fact.children)
             )
             assert sum(child.rows for child in children) == before.rows, "halves cover their chunk"
@@ -366,7 +376,23 @@ class Ledger:
             "INSERT INTO facts (load_id, chunk, at, kind, detail) VALUES (?, ?, ?, ?, ?)",
             (after.load_id, after.number, fact.at, type(fact).__name__, json.dumps(asdict(fact))),
         )
+        if after.state in lifecycle.AT_REST and after.state is not before.state:
+            self._tell_waiting(after, fact)
         return after
+
+    def _tell_waiting(self, ended: Standing, fact: Fact) -> None:
+        """What becomes of the chunk that waits for one that has come to rest, if one does."""
+        waiting = self._standings("WHERE c.load_id = ? AND c.after = ?", ended.load_id, ended.number)
+        for standing in waiting:
+            if ended.state is State.HELD:
+                why = f"chunk {ended.number} is held, and its rows come first"
+                self._record(standing, HeldBack(at=fact.at, why=why))
+            else:  # the second half comes last
+                after = max(child.number for child in fact.children) if isinstance(fact, Halved) else None
+                self._db.execute(
+                    "UPDATE chunks SET after = ? WHERE load_id = ? AND number = ?",
+                    (after, standing.load_id, standing.number),
+                )
 
     def _put_offer(self, standing: Standing, offer: Offer) -> None:
         counts, failures, warnings = offer.counts, offer.failures, offer.warnings
@@ -440,9 +466,13 @@ class Ledger:
         )
 
     def ready(self, load_id: LoadId, now: float, count: int) -> list[Standing]:
-        """The next planned chunks in order; those that must wait come after those that need not."""
+        """The next planned chunks in order, without those that wait for another one.
+
+        Those that must wait for a time come after those that need not.
+        """
         due = self._standings(
-            "WHERE c.load_id = ? AND c.state = 'planned' AND c.not_before <= ? ORDER BY c.number LIMIT ?",
+            "WHERE c.load_id = ? AND c.state = 'planned' AND c.after IS NULL AND c.not_before <= ? "
+            "ORDER BY c.number LIMIT ?",
             load_id,
             now,
             count,
@@ -450,7 +480,8 @@ class Ledger:
         if len(due) == count:
             return due
         return due + self._standings(
-            "WHERE c.load_id = ? AND c.state = 'planned' AND c.not_before > ? ORDER BY c.not_before LIMIT 1",
+            "WHERE c.load_id = ? AND c.state = 'planned' AND c.after IS NULL AND c.not_before > ? "
+            "ORDER BY c.not_before LIMIT 1",
             load_id,
             now,
         )
@@ -472,7 +503,7 @@ class Ledger:
 
     def chunk(self, load_id: LoadId, number: ChunkNumber) -> Chunk:
         row = self._all(
-            "SELECT number, spans, rows, size_bytes, sha256, parent, again FROM chunks "
+            "SELECT number, spans, rows, size_bytes, sha256, parent, again, twins, after FROM chunks "
             "WHERE load_id = ? AND number = ?",
             load_id,
             number,
@@ -480,11 +511,11 @@ class Ledger:
         return _chunk(row)
 
     def records(self, load_id: LoadId) -> Iterator[ChunkRecord]:
-        """Every chunk with its standing and its offers, in the order of the source; streamed."""
+        """Every chunk with its standing and its offers, in the order of the source, twins last; streamed."""
         numbers = [
             int(number)
             for (number,) in self._all(
-                "SELECT number FROM chunks WHERE load_id = ? ORDER BY first_row, number", load_id
+                "SELECT number FROM chunks WHERE load_id = ? ORDER BY twins, first_row, number", load_id
             )
         ]
         for number in numbers:  # one short read each: a long one would keep other loads from writing
@@ -500,7 +531,10 @@ class Ledger:
             )
             if (offer := _offer(row)) is not None
         )
-        return ChunkRecord(chunk=self.chunk(load_id, number), standing=self._standing(load_id, number), offers=offers)
+        return ChunkRecord(chunk=self.chunk(load_id, number), standing=self.standing(load_id, number), offers=offers)
+
+    def standing(self, load_id: LoadId, number: ChunkNumber) -> Standing:
+        return self._standings("WHERE c.load_id = ? AND c.number = ?", load_id, number)[0]
 
     def spent(self, load_id: LoadId, number: ChunkNumber) -> Spent:
         """What the search for the rows that break this chunk's batches has cost so far."""
@@ -553,7 +587,7 @@ class Ledger:
             numbered = [replace(chunk, number=ChunkNumber(next_number + i)) for i, chunk in enumerate(chunks)]
             self._add_chunks(load_id, self._subscription(load_id), numbered)
             for number, rows in moved.items():
-                self._record(self._standing(load_id, number), MovedOn(at=at, rows=rows, again=again))
+                self._record(self.standing(load_id, number), MovedOn(at=at, rows=rows, again=again))
             self._db.execute("UPDATE loads SET again = ? WHERE id = ?", (again, load_id))
         return True
 
@@ -722,17 +756,14 @@ class Ledger:
     def _standings(self, where: str, *arguments: Any) -> list[Standing]:
         return [_standing(row) for row in self._all(f"SELECT {_STANDING} {_FROM} {where}", *arguments)]
 
-    def _standing(self, load_id: LoadId, number: ChunkNumber) -> Standing:
-        return self._standings("WHERE c.load_id = ? AND c.number = ?", load_id, number)[0]
-
     def _subscription(self, load_id: LoadId) -> str:
         return str(self._all("SELECT subscription FROM loads WHERE id = ?", load_id)[0][0])
 
     def _add_chunks(self, load_id: LoadId, subscription: str, chunks: Iterable[Chunk]) -> None:
         self._db.executemany(
             "INSERT INTO chunks (load_id, number, parent, subscription, spans, first_row, rows, size_bytes, "
-            "sha256, again, state) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 'planned')",
-            [
+            "sha256, again, twins, after, state) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 'planned')",
+            (
                 (
                     load_id,
                     chunk.number,
@@ -744,9 +775,11 @@ class Ledger:
                     chunk.size_bytes,
                     chunk.sha256,
                     chunk.again,
+                    chunk.twins,
+                    chunk.after,
                 )
                 for chunk in chunks
-            ],
+            ),
         )
 
     def _add_parts(self, whole: Standing, parts: tuple[Chunk, ...]) -> None:
@@ -861,6 +894,7 @@ def _load(row: tuple[Any, ...]) -> Load:
         priority=row[22],
         origin=_origin(row[23]),
         retry=None if row[24] is None else Retry(**json.loads(row[24])),
+        on_duplicate=row[25],
     )
 
 
@@ -884,16 +918,31 @@ def _origin(text: str | None) -> Origin | None:
 
 
 def _chunk(row: tuple[Any, ...]) -> Chunk:
-    number, spans, rows, size_bytes, sha256, parent, again = row
+    number, spans, rows, size_bytes, sha256, parent, again, twins, after = row
     return Chunk(
         number=ChunkNumber(number),
-        spans=tuple(Span(*span) for span in json.loads(spans)),
+        spans=_spans(spans),
         rows=rows,
         size_bytes=size_bytes,
         sha256=sha256,
         parent=None if parent is None else ChunkNumber(parent),
         again=again,
+        twins=bool(twins),
+        after=None if after is None else ChunkNumber(after),
     )
+
+
+def _spans(text: str) -> Sequence[Span]:
+    """Many of them are read only by whoever goes through them."""
+
+    def read() -> Iterator[Span]:
+        return (Span(*span) for span in json.loads(text))
+
+    count = text.count("[") - 1
+    if count < MANY_SPANS:
+        return tuple(read())
+    first, last = text[1 : text.index("]") + 1], text[text.rindex("[") : -1]
+    return Spans(count, Span(*json.loads(first)), Span(*json.loads(last)), read)
 
 
 def _standing(row: tuple[Any, ...]) -> Standing:

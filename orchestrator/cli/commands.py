@@ -134,6 +134,7 @@ def _load_options(options: argparse.Namespace, config: Config) -> LoadOptions:
         ),
         report_dir=Path(report_dir) if report_dir else None,
         fail_on_warning=getattr(options, "fail_on_warning", False),
+        on_duplicate=options.on_duplicate,
         on_doubt=getattr(options, "on_doubt", None) or "resend",
         priority=getattr(options, "priority", None),
         max_wait_s=getattr(options, "max_wait", None),

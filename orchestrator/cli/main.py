@@ -101,6 +101,12 @@ def parser() -> argparse.ArgumentParser:
     target.add_argument("--object", metavar="KIND", help="leads, customobjects:API_NAME or members:PROGRAM_ID")
     target.add_argument("--member-status", metavar="STATUS", help="status of program members")
     target.add_argument(
+        "--on-duplicate",
+        choices=("together", "last", "ignore"),
+        default="together",
+        help="rows that share a lookup value: in the order of the file (default), the last one only, or as they come",
+    )
+    target.add_argument(
         "--max-rejected", type=count, default=0, metavar="N", help="leave out up to N rows that cannot be sent"
     )
 

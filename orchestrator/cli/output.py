@@ -19,7 +19,7 @@ from typing import Any, TextIO
 
 from orchestrator.adapters.salvage import Salvaged, Unreadable
 from orchestrator.checks import CheckLine
-from orchestrator.core.model import Load
+from orchestrator.core.model import Load, Plan
 from orchestrator.core.origins import source_name, source_path
 from orchestrator.core.reasons import ReasonCount
 from orchestrator.core.verdicts import plain, without_addresses
@@ -236,6 +236,9 @@ def show_plan(output: Output, summary: PlanSummary) -> None:
         rows=plan.rows,
         rejected=plan.rejected_rows,
         blank_lines=plan.blank_lines,
+        shared_keys=plan.shared_keys,
+        twins=plan.twin_rows,
+        superseded=plan.superseded_rows,
         chunks=len(plan.chunks),
         bytes=plan.fingerprint.size_bytes,
         sha256=plan.fingerprint.sha256,
@@ -252,6 +255,7 @@ def show_plan(output: Output, summary: PlanSummary) -> None:
         ("size", f"{plan.fingerprint.size_bytes:,} bytes, {plan.format}, {len(plan.header.fields)} columns"),
         ("rows", f"{plan.rows:,}" + (f", {plan.rejected_rows:,} of them cannot be sent" * bool(plan.rejected_rows))),
         ("chunks", f"{len(plan.chunks):,}" + (f" of up to {max(sizes):,} bytes" if sizes else "")),
+        *([("same keys", _shared(plan))] if plan.shared_keys else []),
         ("calls", f"about {summary.calls:,} of the day's quota{_fits(summary)}"),
         ("time", f"about {span(summary.seconds)}" if summary.seconds else "unknown before the first load"),
         ("load", summary.load_id),
@@ -260,6 +264,15 @@ def show_plan(output: Output, summary: PlanSummary) -> None:
     output.data("\n".join(f"{name.ljust(width)}  {value}" for name, value in lines))
     for finding in summary.findings:
         output.data(f"finding: {finding}")
+
+
+def _shared(plan: Plan) -> str:
+    """What becomes of rows that share a key."""
+    keys = f"{plan.shared_keys:,} keys in several rows"
+    if plan.superseded_rows:
+        return f"{keys}: {plan.superseded_rows:,} rows are superseded by later ones and not sent"
+    chunks = sum(chunk.twins for chunk in plan.chunks)
+    return f"{keys}: these {plan.twin_rows:,} rows go to {chunks:,} of the chunks, which have no others"
 
 
 def _fits(summary: PlanSummary) -> str:

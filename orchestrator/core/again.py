@@ -2,7 +2,8 @@
 
 Rows whose reason is transient (`worth`) go again up to twice, those whose reason is unknown once, the others never. A
 row goes only when its place in the source is certain: what is sent again is then exactly what failed. Rows of a batch
-that broke as a whole were sent twice already, and searched (`isolate`): they do not go.
+that broke as a whole were sent twice already, and searched (`isolate`): they do not go. Nor do rows that share a key
+with others: they would take effect after rows that come later in the source.
 
 A last chunk is spans of the source like any other chunk, most of one row. It supersedes the failures that it is made
 of: they are counted where their rows came to in the end, once.
@@ -32,7 +33,7 @@ def may_go_again(record: ChunkRecord, tries: int) -> bool:
     """Has this chunk failed rows that went again so many times, and a file that names them?"""
     offer = record.standing.offer
     counted = offer is not None and offer.failures is not None and offer.counts is not None and offer.counts.failed > 0
-    return counted and record.chunk.again == tries and not record.standing.moved
+    return counted and not record.chunk.twins and record.chunk.again == tries and not record.standing.moved
 
 
 def goes_again(row: ReportRow, tries: int) -> bool:

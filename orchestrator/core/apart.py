@@ -193,7 +193,8 @@ class ApartPlanner(Planner):
 
     def _changed(self) -> SourceChanged:
         return SourceChanged(
-            f"{self._name}: it changed while it was read", remedy="Wait until it is written, then run the command again."
+            f"{self._name}: it changed while it was read",
+            remedy="Wait until it is written, then run the command again.",
         )
 
 

@@ -23,6 +23,7 @@ from orchestrator.core.model import (
     Expired,
     Fact,
     Halved,
+    HeldBack,
     MovedOn,
     Offer,
     Offered,
@@ -51,7 +52,7 @@ STATES: dict[State, str] = {
     State.SETTLED: "Counted and collected: nothing more is asked of Marketo. Final.",
     State.EXPIRED: "Marketo no longer knows the batch: the outcome cannot be had. Final.",
     State.REJECTED: "Marketo will never take it: its rows were not sent. Final.",
-    State.HELD: "A doubt is over and the operator said not to send again. Until released.",
+    State.HELD: "A doubt is over and the operator said not to send again; or such a chunk comes first. Until released.",
     State.HALVED: "Its children took its place. Final.",
 }
 
@@ -68,6 +69,7 @@ TRANSITIONS: dict[tuple[State, type[Fact]], frozenset[State]] = {
     (State.OFFERED, Halved): frozenset({State.HALVED}),
     (State.OFFERED, AnswerLost): frozenset({State.DOUBTFUL}),
     (State.DOUBTFUL, DoubtEnded): frozenset({State.PLANNED, State.HELD}),
+    (State.PLANNED, HeldBack): frozenset({State.HELD}),
     (State.HELD, Released): frozenset({State.PLANNED}),
     (State.QUEUED, SeenQueued): frozenset({State.QUEUED}),
     (State.QUEUED, SeenImporting): frozenset({State.IMPORTING}),
@@ -127,6 +129,8 @@ def _after(standing: Standing, fact: Fact) -> Standing:
         case DoubtEnded():
             state = State.PLANNED if fact.resend else State.HELD
             return replace(standing, state=state, not_before=fact.at)
+        case HeldBack():
+            return replace(standing, state=State.HELD, why=fact.why)
         case Released():
             return replace(standing, state=State.PLANNED, not_before=fact.at)
         case SeenQueued():

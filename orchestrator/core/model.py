@@ -260,6 +260,8 @@ class Load:
     finished_at: float | None = None
     exit_code: int | None = None
     priority: Priority = "normal"
+    on_duplicate: OnDuplicate = "ignore"
+    """What became of rows that share a key when it was planned."""
     origin: Origin | None = None
     """What the source was made from, when `source` is a spool file. A retry has that of the first load."""
     retry: Retry | None = None
@@ -457,6 +459,14 @@ class Released:
 
 
 @dataclass(frozen=True, slots=True)
+class HeldBack:
+    """The chunk that it waits for is held, so it is held as well."""
+
+    at: float
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
 class SeenQueued:
     """A status answer said Queued. `asked_at` is when the question left, `at` when the answer was there."""
 
@@ -526,6 +536,7 @@ Fact = (
     | AnswerLost
     | DoubtEnded
     | Released
+    | HeldBack
     | SeenQueued
     | SeenImporting
     | Ended

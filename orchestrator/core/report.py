@@ -98,7 +98,7 @@ def account(record: ChunkRecord) -> Account:
     match standing.state:
         case State.HALVED:
             return Account()
-        case State.PLANNED | State.REJECTED if not _may_be_imported(standing):
+        case State.PLANNED | State.REJECTED | State.HELD if not _may_be_imported(standing):
             return Account(unsent=rows)
         case State.SETTLED | State.COLLECTING if offer is not None and offer.counts is not None:
             one = _counted(offer, rows)

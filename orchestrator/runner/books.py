@@ -54,9 +54,13 @@ class Books:
 
     async def open(self) -> None:
         """Read the sums as they stand."""
-        self.by_state.update(await self.ask(self.ledger.chunks_by_state, self._load.id))
-        rows, self.imported, self.failed, self.warned = await self.ask(self.ledger.settled_counts, self._load.id)
-        self.settled = self.settled_before = rows
+        await self._read()
+        self.settled_before = self.settled
+
+    async def _read(self) -> None:
+        self.by_state = Counter(await self.ask(self.ledger.chunks_by_state, self._load.id))
+        sums = await self.ask(self.ledger.settled_counts, self._load.id)
+        self.settled, self.imported, self.failed, self.warned = sums
 
     async def ask(self, function: Callable[..., T], *arguments: object) -> T:
         """One blocking call, when it is its turn; a locked ledger is waited for."""
@@ -71,7 +75,7 @@ class Books:
 
     async def standing(self, action: Action) -> Standing:
         """Where the chunk of an action stands now."""
-        return (await self.ask(self.ledger.record_of, action.load_id, action.number)).standing
+        return await self.ask(self.ledger.standing, action.load_id, action.number)
 
     async def accepted(self, list_id: int | None) -> None:
         """Marketo took one more into its queue, and into the lane of the list."""
@@ -99,6 +103,8 @@ class Books:
         after = await self.ask(self.ledger.record, before.load_id, before.number, fact)
         if after.load_id == self._load.id:
             self._count(before, after, fact)
+            if after.state is State.HELD:  # and with it what waits for it
+                await self._read()
         return after
 
     async def recover(self, load_id: LoadId, now: float) -> None:

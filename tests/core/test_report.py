@@ -87,7 +87,7 @@ def a_load(rows: int, rejected: int = 0) -> Load:
         (State.QUEUED, Account(unknown=10)),
         (State.IMPORTING, Account(unknown=10)),
         (State.EXPIRED, Account(unknown=10)),
-        (State.HELD, Account(unknown=10)),
+        (State.HELD, Account(unsent=10)),
         (State.COLLECTING, Account(unknown=10)),
         (State.SETTLED, Account(unknown=10)),
     ],

@@ -146,10 +146,10 @@ def _() -> Iterator[None]:
     claim, record = Ledger.claim, Ledger.record
 
     def claim_later(self: Ledger, load_id: Any, number: Any, at: float, limit: int) -> Standing:
-        return lifecycle.apply(self._standing(load_id, number), Offered(at, 1))
+        return lifecycle.apply(self.standing(load_id, number), Offered(at, 1))
 
     def record_both(self: Ledger, load_id: Any, number: Any, fact: Fact) -> Standing:
-        if self._standing(load_id, number).state is State.PLANNED:
+        if self.standing(load_id, number).state is State.PLANNED:
             claim(self, load_id, number, fact.at, 10)
         return record(self, load_id, number, fact)
 
@@ -570,7 +570,7 @@ def _() -> Iterator[None]:
             record(self, *kept.pop())
         if isinstance(fact, Accepted):
             kept.append((load_id, number, fact))
-            return lifecycle.apply(self._standing(load_id, number), fact)
+            return lifecycle.apply(self.standing(load_id, number), fact)
         return record(self, load_id, number, fact)
 
     with patch.object(Ledger, "record", late):

@@ -1,5 +1,5 @@
 -- New: chunks are halved until broken rows stand alone, loads share the queue, sources may be made from other files,
--- and failed rows can be sent again.
+-- failed rows can be sent again, and rows that share a key are kept apart.
 
 -- A chunk is halved when its batches end Failed as well, until the rows that break them stand alone. Its parts remember
 -- what they come from: how much was spent on their root, and that their rows may have been imported before.
@@ -83,6 +83,22 @@ CREATE TABLE retried_rows (
 ALTER TABLE loads ADD COLUMN again INTEGER NOT NULL DEFAULT 0;   -- how many times that was done
 ALTER TABLE chunks ADD COLUMN again INTEGER NOT NULL DEFAULT 0;  -- how many times its rows have gone again
 ALTER TABLE chunks ADD COLUMN moved INTEGER NOT NULL DEFAULT 0 CHECK (moved <= rows);  -- failed rows that went again
+
+-- Rows that share a key are in chunks of their own, and take effect in the order of the source.
+
+ALTER TABLE loads ADD COLUMN on_duplicate TEXT NOT NULL DEFAULT 'ignore'  -- what became of them: so far, nothing
+    CHECK (on_duplicate IN ('together', 'last', 'ignore'));
+ALTER TABLE chunks ADD COLUMN twins INTEGER NOT NULL DEFAULT 0;  -- 1: its rows share keys, with each other alone
+ALTER TABLE chunks ADD COLUMN after INTEGER;  -- the chunk that must be at rest before; NULL: none, or it is
+
+CREATE INDEX ready_chunks ON chunks (load_id, number) WHERE state = 'planned' AND after IS NULL;
+CREATE INDEX waiting_chunks ON chunks (load_id, after) WHERE after IS NOT NULL;
+
+CREATE TRIGGER what_waits_is_not_offered BEFORE UPDATE OF state ON chunks
+WHEN NEW.state = 'offered' AND OLD.after IS NOT NULL
+BEGIN
+    SELECT RAISE(ABORT, 'a chunk is offered when the one before it is at rest');
+END;
 
 CREATE TRIGGER last_chunks_are_added_once BEFORE UPDATE OF again ON loads
 WHEN NEW.again <> OLD.again + 1

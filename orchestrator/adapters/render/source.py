@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 
 from orchestrator.core.locate import SentRow, read_sent
@@ -19,7 +20,7 @@ class SourceBytes:
         self._rows = b""
 
     def header(self) -> bytes:
-        header = self._read(self._load.header.start, self._load.header.stop)
+        header = self._read([(self._load.header.start, self._load.header.stop)])
         if header is not None:
             line = header.decode(errors="replace").rstrip("\r\n")
             fields = next(csv.reader([line], delimiter=self._load.format.delimiter, strict=False), [])
@@ -35,7 +36,7 @@ class SourceBytes:
     def content(self, record: ChunkRecord) -> bytes | None:
         """A chunk's rows, back to back; None when they are not what was sent."""
         self._rows = b""  # one chunk is in memory, never two
-        rows = b"".join(self._read(span.start, span.stop) or b"" for span in record.chunk.spans)
+        rows = self._read([(span.start, span.stop) for span in record.chunk.spans]) or b""
         digest = hashlib.sha256(self.header())
         digest.update(rows)
         if digest.hexdigest() != record.chunk.sha256:
@@ -55,7 +56,7 @@ class SourceBytes:
         """A rejected row's cells, as far as they can be read; none when it is larger than a chunk."""
         if rejected.stop - rejected.start > self._load.budget:
             return ()
-        content = self._read(rejected.start, rejected.stop)
+        content = self._read([(rejected.start, rejected.stop)])
         if content is None or not self._is_untouched():
             return ()
         span = Span(rejected.start, rejected.stop, 1, rejected.row, rejected.line)
@@ -72,15 +73,19 @@ class SourceBytes:
         except OSError:
             return False
 
-    def _read(self, start: int, stop: int) -> bytes | None:
+    def _read(self, ranges: Sequence[tuple[int, int]]) -> bytes | None:
+        """Bytes [start, stop) of the source, back to back; None when they are not all there."""
+        pieces: list[bytes] = []
         try:
             with Path(self._load.source.path).open("rb") as file:
-                file.seek(start)
-                content = file.read(stop - start)
+                for start, stop in ranges:
+                    file.seek(start)
+                    pieces.append(file.read(stop - start))
         except OSError:
             self.note("the source cannot be read any more")
             return None
-        return content if len(content) == stop - start else None
+        content = b"".join(pieces)
+        return content if len(content) == sum(stop - start for start, stop in ranges) else None
 
     def note(self, note: str) -> None:
         """Said once, however often it is true."""

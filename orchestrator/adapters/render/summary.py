@@ -73,6 +73,7 @@ def head_of(
             "format": str(load.format),
             **asdict(load.target),
             "chunk_bytes": load.budget,
+            "on_duplicate": load.on_duplicate,
             "on_doubt": load.on_doubt,
             "reasons": load.retry.reasons if load.retry is not None else None,
             "fix": load.retry.fix if load.retry is not None else None,
@@ -161,6 +162,7 @@ def _chunk(record: ChunkRecord) -> dict[str, Any]:
         "unknown": one.unknown,
         "sent_again": one.moved,
         "again": chunk.again,
+        "twins": chunk.twins,
     }
 
 
@@ -171,7 +173,8 @@ def _look_at(record: ChunkRecord, digest: Digest) -> list[dict[str, Any]]:
         digest.note(f"chunk {chunk.number}: {discrepancy}")
     if record.standing.state in (State.EXPIRED, State.HELD):
         rows = f"rows {chunk.first_row:,} to {chunk.last_row:,}"
-        digest.note(f"chunk {chunk.number} ({rows}): what became of it is not known: {record.standing.why}")
+        known = "it was not sent" if account(record).unsent else "what became of it is not known"
+        digest.note(f"chunk {chunk.number} ({rows}): {known}: {record.standing.why}")
     for offer in record.offers:
         if offer.lost_at is not None:
             digest.doubts.append(
