@@ -85,8 +85,7 @@ def test_only_the_last_row_of_a_key_is_sent_when_that_is_wanted(tmp_path: Path) 
     }
     (report,) = (tmp_path / "reports").iterdir()
     told = [json.loads(line) for line in (report / "report.jsonl").read_text(encoding="utf-8").splitlines()]
-    assert {row["source_row"]: row["reason"] for row in told} == superseded
-    assert {row["kind"] for row in told} == {"rejected"}
+    assert {row["source_row"]: row["reason"] for row in told if row["kind"] == "rejected"} == superseded
     assert all(row["row"]["company"] == rows[row["source_row"] - 1][2] for row in told)
     totals = json.loads((report / "report.json").read_text(encoding="utf-8"))["totals"]
     assert (totals["rejected"], totals["imported"]) == (len(superseded), len(rows) - len(superseded))

@@ -18,7 +18,7 @@ from orchestrator import caller, library
 from orchestrator.adapters import locks, render
 from orchestrator.adapters.files import plan_file
 from orchestrator.adapters.ledger import Ledger
-from orchestrator.core import isolate, lifecycle, report, schedule
+from orchestrator.core import isolate, lifecycle, report, schedule, twins
 from orchestrator.core.again import Later, may_go_again
 from orchestrator.core.answers import BatchStatus, status_of
 from orchestrator.core.model import (
@@ -240,6 +240,76 @@ def _() -> AbstractContextManager[Any]:
 @planted("what the operator wanted held is sent again")
 def _() -> AbstractContextManager[Any]:
     return _recorded(lambda fact: replace(fact, resend=True) if isinstance(fact, DoubtEnded) else fact)
+
+
+# --- rows that share a key ------------------------------------------------------------------------------
+
+
+def _few_keys(scenario: Scenario) -> None:
+    """Most rows share their keys, and some keys need several chunks."""
+    scenario.shared, scenario.shared_keys, scenario.on_duplicate = 0.9, 2, "together"
+    scenario.rows = [max(40, rows) for rows in scenario.rows]
+
+
+def _few_keys_and_accidents(scenario: Scenario) -> None:
+    _few_keys(scenario)
+    scenario.settings.transient_share, scenario.settings.transient_tries = 0.3, 1
+
+
+def _only_the_last(scenario: Scenario) -> None:
+    _few_keys(scenario)
+    scenario.on_duplicate = "last"
+
+
+def _chunks_added(change: Callable[[Chunk], Chunk]) -> AbstractContextManager[Any]:
+    add = Ledger._add_chunks
+    return patch.object(
+        Ledger, "_add_chunks", lambda self, load_id, host, chunks: add(self, load_id, host, map(change, chunks))
+    )
+
+
+@planted("rows that share a key stay where they are", _few_keys)
+def _() -> AbstractContextManager[Any]:
+    return patch.object(library, "plan_file", lambda path, **options: plan_file(path, **options | {"on_duplicate": "ignore"}))
+
+
+@planted("a key in several chunks is sent all at once", _few_keys)
+def _() -> AbstractContextManager[Any]:
+    return _chunks_added(lambda chunk: replace(chunk, after=None) if chunk.parent is None else chunk)
+
+
+@planted("the halves of a chunk of shared keys are sent at once", _few_keys)
+def _() -> AbstractContextManager[Any]:
+    return _chunks_added(lambda chunk: replace(chunk, after=None) if chunk.parent is not None else chunk)
+
+
+@planted("the last chunk of a key is sent first", _few_keys)
+def _() -> AbstractContextManager[Any]:
+    pack = twins.Twins._fill_alone
+
+    def from_behind(self: twins.Twins, first_row: int, places: Any) -> None:
+        pack(self, first_row, places[::-1])
+
+    return patch.object(twins.Twins, "_fill_alone", from_behind)
+
+
+@planted("failed rows that share a key go again after the others", _few_keys_and_accidents)
+def _() -> AbstractContextManager[Any]:
+    def whatever_it_is(record: ChunkRecord, tries: int) -> bool:
+        return may_go_again(replace(record, chunk=replace(record.chunk, twins=False)), tries)
+
+    return patch.object(resending, "may_go_again", whatever_it_is)
+
+
+@planted("the first row of a key supersedes the others", _only_the_last)
+def _() -> AbstractContextManager[Any]:
+    add = twins.Found.add
+
+    def first(self: twins.Found, keys: Any, places: Any) -> None:
+        add(self, keys, places)
+        self.last = self.first.copy()
+
+    return patch.object(twins.Found, "add", first)
 
 
 # --- several processes ----------------------------------------------------------------------------------

@@ -102,7 +102,7 @@ class Simulation:
         self.outcome = Outcome(scenario.seed)
         self.sources = [folder / f"leads{number or ''}.csv" for number in range(len(scenario.rows))]
         for number, source in enumerate(self.sources):
-            source.write_bytes(leads(Random(scenario.seed + 2), scenario.rows[number], number))
+            source.write_bytes(self._leads(number))
         self.kernel, self.acts = Kernel(), Acts()
         self.files = files or Files(Path())
         self.files.root, self.files.point = folder / "reports", lambda name: self.kernel.running.point(name)
@@ -114,6 +114,11 @@ class Simulation:
         self.results: list[LoadResult] = []
         self._states: list[str] = []
         self.config = self._config()
+
+    def _leads(self, number: int) -> bytes:
+        scenario = self.scenario
+        rng, rows = Random(scenario.seed + 2), scenario.rows[number]
+        return leads(rng, rows, number, scenario.shared, scenario.shared_keys)
 
     def _config(self) -> Config:
         environment = {
@@ -232,7 +237,11 @@ class Simulation:
             return DyingConnection(path, life, self._storage_fault, self._open, self.acts)
 
         world = World(clock=VirtualClock(), rng=self.rng, transport=transport, connect=connected, lag_every_s=None)  # type: ignore[arg-type]
-        options = LoadOptions(target=config.target(), on_doubt=self.scenario.on_doubt)  # type: ignore[arg-type]
+        options = LoadOptions(
+            target=config.target(),
+            on_doubt=self.scenario.on_doubt,  # type: ignore[arg-type]
+            on_duplicate=self.scenario.on_duplicate,  # type: ignore[arg-type]
+        )
         self.kernel.running = life
         main = loop.create_task(
             library.load(config, self.sources[command.source], options, stop=stop, world=world),

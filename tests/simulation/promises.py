@@ -14,6 +14,7 @@ from collections import Counter, defaultdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from effects import Import, in_two_at_once, key_of, left_behind
 from simulation.scenario import SECRET
 
 from orchestrator.adapters.ledger import Ledger
@@ -81,6 +82,7 @@ class _Load:
         self._folder = Path(load.report_dir)
         self._held = any(record.standing.state is State.HELD for record in records)
         self._rows = list(csv.reader(io.StringIO(self._source.decode(), newline="")))
+        self._superseded = self._last_rows() if simulation.scenario.on_duplicate == "last" else {}
 
     def check(self) -> None:
         records = self._records
@@ -90,6 +92,7 @@ class _Load:
         lost = [r for r in records if r.standing.state is State.EXPIRED]
         promise(not lost, "a batch that Marketo has is not given up", *lost)
         self._check_rows()
+        self._check_keys()
         self._check_isolation()
         results = [result for result in self._simulation.results if result.load.id == self._load.id]
         promise(bool(results), "every load ends")
@@ -119,7 +122,8 @@ class _Load:
                     == rows[span.first_row : span.first_row + span.rows],
                     "a chunk is made of whole rows",
                 )
-        promise(sorted(covered[0]) == list(range(1, len(rows))), "every row is in exactly one chunk")
+        sent = sorted([*covered[0], *self._superseded])
+        promise(sent == list(range(1, len(rows))), "every row is in exactly one chunk")
         for again in range(1, max(covered) + 1):
             promise(len(set(covered[again])) == len(covered[again]), "a row goes again once at a time", again)
             promise(set(covered[again]) <= set(covered[again - 1]), "a row goes again after it went", again)
@@ -129,6 +133,44 @@ class _Load:
                 assert job.body is not None
                 promise(job.body.startswith(source[: source.index(b"\n")]), "every chunk begins with the header")
                 promise(len(job.body) <= 1000, "no chunk is over the budget")
+
+    def _last_rows(self) -> dict[int, int]:
+        """Rows that a later one supersedes, and the last row of their key."""
+        last = {key_of(row[0]): number for number, row in enumerate(self._rows)}
+        return {
+            number: last[key]
+            for number, row in enumerate(self._rows)
+            if (key := key_of(row[0])) and last[key] != number
+        }
+
+    def _check_keys(self) -> None:
+        """No key is in two unfinished batches, and what is left behind is what was imported, in the order of the file.
+
+        A batch that ended Failed has imported nothing, and the rows of the others that Marketo refused neither.
+        """
+        if self._simulation.scenario.on_duplicate == "ignore":
+            return
+        planned = {record.chunk.sha256 for record in self._records}
+        numbers = {tuple(row): number for number, row in enumerate(self._rows)}
+        imports, imported = list[Import](), set[int]()
+        for job in self._simulation.model.jobs.values():
+            if job.sha256 not in planned:
+                continue
+            assert job.body is not None
+            assert job.judgement is not None
+            assert job.started_at is not None
+            assert job.ended_at is not None
+            refused = {one.cells for one in job.judgement.failed}
+            body = list(csv.reader(io.StringIO(job.body.decode(), newline="")))[1:]
+            rows = [(key_of(row[0]), numbers[tuple(row)] if tuple(row) not in refused else 0) for row in body]
+            imports.append(Import(rows, job.accepted_at, job.started_at, job.ended_at, job.fails))
+            if not job.fails:
+                imported.update(number for _, number in rows if number)
+        at_once = in_two_at_once(imports)
+        promise(not at_once, "no key is in two unfinished batches", *at_once)
+        wanted = {key_of(self._rows[number][0]): number for number in sorted(imported)}
+        left = left_behind(imports, takes=bool)
+        promise(left == wanted, "rows of one key take effect in the order of the file", left, wanted)
 
     def _check_isolation(self) -> None:
         """Rows fail together only when the search for those that break their batch had come to its end."""
@@ -181,6 +223,8 @@ class _Load:
         told = Counter((row["kind"], row["source_row"], row["reason"]) for row in map(json.loads, lines))
         numbers = {tuple(row): number for number, row in enumerate(self._rows)}
         true: Counter[tuple[str, int, str]] = Counter()
+        for row, last in self._superseded.items():
+            true["rejected", row, f"superseded by row {last}"] += 1
         failed = imported = 0
         collected = True
         newest: dict[int, int] = defaultdict(int)
@@ -206,7 +250,7 @@ class _Load:
                 continue
             gone = {numbers[tuple(one.cells)]: one.reason for one in job.judgement.failed}
             for row in _rows_in(record):
-                tries = TRIES[class_of(gone[row])] if row in gone else 0
+                tries = TRIES[class_of(gone[row])] if row in gone and not record.chunk.twins else 0
                 promise(newest[row] == again or again < tries, "a row goes again only when it is worth it", row)
                 left += [(row, gone[row])] if newest[row] == again < tries else []
             failed += sum(newest[row] == again for row in gone)

@@ -82,6 +82,11 @@ class Scenario:
     calls_at_once: int = 5
     calls_per_20s: int = 50
     """What the operator allows each process."""
+    shared: float = 0.0
+    """Share of the rows that have the key of an earlier one."""
+    shared_keys: int = 1
+    """Among so many different keys at most."""
+    on_duplicate: str = "together"
     power: bool = False
     """Each process ends by a power cut: files lose what was not synced."""
 
@@ -162,6 +167,10 @@ class Scenario:
             scenario.lose_answers(rare)
         for command in scenario.commands:
             command.stop_in_upload = rare.choice([0, 0, 0, 0, 1, 2])
+        shared = Random(seed + 4)
+        if shared.random() < 0.3:
+            scenario.shared, scenario.shared_keys = shared.choice([0.1, 0.3, 0.9]), shared.choice([1, 3, 20])
+            scenario.on_duplicate = shared.choice(["together"] * 4 + ["last", "ignore"])
         return scenario
 
     def lose_answers(self, rng: Random) -> None:
@@ -179,8 +188,12 @@ class Scenario:
         self.commands, self.rows = self.commands[:1], self.rows[:1]
 
 
-def leads(rng: Random, rows: int, source: int = 0) -> bytes:
-    """A source in which no two rows are alike: some fail, some are warned of, some are hard to cut."""
+def leads(rng: Random, rows: int, source: int = 0, shared: float = 0.0, shared_keys: int = 1) -> bytes:
+    """A source in which no two rows are alike: some fail, some are warned of, some are hard to cut.
+
+    shared: the share of them that have the key of an earlier row, of which so many are used at most.
+    """
+    sharing, keys = Random(f"{rows} {source} {shared_keys}"), list[str]()
     out = io.StringIO(newline="")
     writer = csv.writer(out, lineterminator=rng.choice(["\n", "\r\n"]))
     writer.writerow(["email", "firstName", "leadScore", "company"])
@@ -188,5 +201,10 @@ def leads(rng: Random, rows: int, source: int = 0) -> bytes:
         email = rng.choice([f"lead{number}@example.com"] * 6 + ["", f"lead{number}@example"])
         score = rng.choice([str(number)] * 6 + [f"{number}.5"])
         company = rng.choice(["Acme", "Acme, Inc", 'the "A" firm', "two\nlines", "é😀", "x" * 120])
+        if len(keys) < shared_keys and email:
+            keys.append(email)
+        elif sharing.random() < shared and keys:
+            email = sharing.choice(keys)
+            email = sharing.choice([email, email.upper(), f" {email}"])
         writer.writerow([email, rng.choice(["Ann", "Bo", "O'Neil"]), score, f"{source or ''}{number} {company}"])
     return out.getvalue().encode()
