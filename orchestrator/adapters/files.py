@@ -17,7 +17,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from queue import SimpleQueue
 from threading import Thread
-from typing import Any, BinaryIO, Final, Self
+from typing import Any, BinaryIO, Final, Self, cast
 
 import aiofiles
 import anyio.to_thread
@@ -25,10 +25,14 @@ import anyio.to_thread
 from orchestrator.core.keys import Keys
 from orchestrator.core.model import Chunk, Fingerprint, Format, Header, OnDuplicate, Plan, SourceFile
 from orchestrator.core.plan import Planner
+from orchestrator.core.replay import Replay
 from orchestrator.errors import SourceChanged, SourceMissing, SourceUnusable
 
 BLOCKS_AHEAD: Final = 1
 """Blocks that are being hashed while rows are found in the next one."""
+
+SPILLED_FROM_BYTES: Final = 1 << 20
+"""Less is kept in memory instead of a file."""
 
 NEAR_BYTES: Final = 1 << 14
 """So much between two ranges is read along, and thrown away: a call costs as much."""
@@ -87,7 +91,7 @@ def plan_blocks(
 
     def new_file() -> BinaryIO:
         # No value of a row stands in it: hashes of keys, numbers of rows, offsets.
-        return tempfile.TemporaryFile(dir=spill_folder)
+        return cast(BinaryIO, tempfile.SpooledTemporaryFile(SPILLED_FROM_BYTES, dir=spill_folder and str(spill_folder)))
 
     keys = Keys(new_file) if on_duplicate != "ignore" and lookup_field is not None else None
     with _HashingThread() as hashing:
@@ -108,9 +112,10 @@ def plan_blocks(
             return planner
 
         try:
-            planner = fed(Planner(**options, fingerprint=hashing.sha256(), keys=keys))
+            replay = Replay(new_file()) if keys is not None else None
+            planner = fed(Planner(**options, fingerprint=hashing.sha256(), keys=keys, replay=replay))
             rows, room = planner.end()
-            if keys is None or keys.all_different():
+            if keys is None or replay is None or keys.all_different():
                 return planner.finish()
             from orchestrator.core.apart import ApartPlanner  # numpy: not for a few rows
             from orchestrator.core.twins import Twins
@@ -118,7 +123,7 @@ def plan_blocks(
             twins = Twins(keys, rows, room, on_duplicate)
             if not twins.rows:
                 return planner.finish()
-            return fed(ApartPlanner(twins, planner.fingerprint(), new_file, **options)).finish()
+            return fed(ApartPlanner(twins, planner.fingerprint(), replay, new_file, **options)).finish()
         except SourceUnusable as error:
             if name in error.message:
                 raise

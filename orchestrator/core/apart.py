@@ -15,8 +15,10 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from orchestrator.core.header import Head
 from orchestrator.core.model import Chunk, ChunkNumber, Fingerprint, Plan, RejectedRow, Span
 from orchestrator.core.plan import Draft, Lines, Planner
+from orchestrator.core.replay import Replay
 from orchestrator.core.rows import Scan
 from orchestrator.core.spans import Spans
 from orchestrator.core.spill import NewFile, Numbers, Spill
@@ -49,15 +51,17 @@ class _TwinChunk:
 
 
 class ApartPlanner(Planner):
-    """A planner of a source whose twins are known; `fingerprint` is that of its first reading.
+    """A planner of a source whose twins are known; fingerprint, found: what its first reading has shown.
 
     Raises SourceChanged where it is not what it was then.
     """
 
-    def __init__(self, twins: Twins, fingerprint: Fingerprint, new_file: NewFile, **options: Any) -> None:
+    def __init__(
+        self, twins: Twins, fingerprint: Fingerprint, found: Replay, new_file: NewFile, **options: Any
+    ) -> None:
         super().__init__(fingerprint=Known(fingerprint), **options)
         self._twins, self._bytes_ahead_left_out, self._was = twins, twins.size_bytes, fingerprint
-        self._new_file = new_file
+        self._found = found
         self._twin_chunks: list[_TwinChunk] = []
         self._twin_spans = Spill(new_file, 5, max(1, twins.chunks))
         self._superseded = Spill(new_file, 5, 1)
@@ -65,6 +69,9 @@ class ApartPlanner(Planner):
         self._spans = _SpanFile(new_file())
         self._spans_of: list[Sequence[Span]] = []
         self._line_ends: tuple[Scan | None, Numbers] = (None, np.empty(0, np.int64))
+
+    def _new_scanner(self, head: Head) -> Replay:
+        return self._found.rewind(head.header.stop)
 
     def finish(self) -> Plan:
         self.end()

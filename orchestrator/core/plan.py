@@ -36,6 +36,7 @@ from orchestrator.core.model import (
     Span,
     Target,
 )
+from orchestrator.core.replay import Replay
 from orchestrator.core.rows import BLANK, RowScanner, Scan, TooLarge, too_large
 from orchestrator.errors import HeaderOnly
 
@@ -81,8 +82,8 @@ class Planner:
 
     name: for its suffix and for messages. lookup_field: a column that must be there, or None. keep_rejected: how many
     rejected rows the plan names at most. fingerprint, chunk_digest: what hashes the source, and makes what hashes a
-    chunk. keys: gets the keys of the rows; once two are known to be the same, chunks are not hashed any more, since
-    their plan will not be wanted. Raises a SourceUnusable that names file, place, value and remedy.
+    chunk. keys: gets the keys of the rows, and `replay` where they stand; once two keys are known to be the same, chunks
+    are not hashed any more, since their plan will not be wanted. Raises a SourceUnusable that names file, place, value and remedy.
     """
 
     def __init__(
@@ -97,18 +98,19 @@ class Planner:
         fingerprint: Sha256 | None = None,
         chunk_digest: Callable[[], Sha256] = hashlib.sha256,
         keys: Keys | None = None,
+        replay: Replay | None = None,
         by_parity: bool = True,
     ) -> None:
         self._name, self._source_bytes, self._budget, self._keep_rejected = name, source_bytes, budget, keep_rejected
         self._fingerprint = fingerprint or hashlib.sha256()
         self._chunk_digest, self._by_parity = chunk_digest, by_parity
-        self._keys, self._lookup_field = keys, lookup_field
+        self._keys, self._replay, self._lookup_field = keys, replay, lookup_field
         self._fed = 0
         self._ended = False
         self._header = HeaderReader(format=format, name=name, lookup_field=lookup_field, budget=budget)
         self._head: Head | None = None
         self._room = 0
-        self._scanner: RowScanner | None = None
+        self._scanner: RowScanner | Replay | None = None
         self._full: list[Draft] = []
         self._chunks_wanted = 1
         self._draft: Draft | None = None
@@ -186,22 +188,27 @@ class Planner:
         if data_bytes > self._room:
             chunks = -(-data_bytes // (self._room - self._room // UNEVEN_PART))
             self._chunks_wanted = chunks + chunks % 2
-        self._scanner = RowScanner(
+        self._scanner = self._new_scanner(head)
+        self._take(self._scanner.feed(head.rest))
+
+    def _new_scanner(self, head: Head) -> RowScanner | Replay:
+        return RowScanner(
             head.format.delimiter.encode(),
             len(head.header.fields),
-            base=stop,
+            base=head.header.stop,
             line=head.line,
             row_bytes_max=self._room,
             key_column=head.header.fields.index(self._lookup_field) if self._keys and self._lookup_field else None,
             salt=self._keys.salt if self._keys else 0,
             by_parity=self._by_parity,
         )
-        self._take(self._scanner.feed(head.rest))
 
     # --- the rows ---------------------------------------------------------------------------------------
 
     def _take(self, results: list[Scan | TooLarge]) -> None:
         for result in results:
+            if self._replay is not None:
+                self._replay.write(result)
             match result:
                 case TooLarge(start, stop, line):
                     self._reject(line, start, stop, too_large(stop - start, self._room))

@@ -31,6 +31,8 @@ class Spill:
         self._file: BinaryIO | None = None
         self._held: list[tuple[Buckets, Numbers]] = []
         self._held_rows = 0
+        self._held_begins: Numbers | None = None
+        """Where each bucket begins in what is held, once that is sorted."""
         self._runs: list[tuple[int, Numbers]] = []
         """(where it begins in the file, where each bucket begins in it) of each run."""
         self._end = 0
@@ -40,6 +42,7 @@ class Spill:
         assert records.shape == (len(buckets), self._columns)
         self._held.append((buckets.astype(self._short), records))
         self._held_rows += len(records)
+        self._held_begins = None
         if self._held_rows * self._columns * 8 >= HELD_BYTES:
             self._write()
 
@@ -70,23 +73,30 @@ class Spill:
                 content = self._file.read((end - first) * self._columns * 8)
                 yield np.frombuffer(content, np.int64).reshape(-1, self._columns)
         if self._held_rows:
-            if len(self._held) > 1:
-                self._held = [self._gathered()]
-            buckets, records = self._held[0]
-            yield records[buckets == bucket]
+            if self._held_begins is None:
+                buckets, records = self._gathered()
+                order, self._held_begins = self._sorted(buckets)
+                self._held = [(buckets[order], records[order])]
+            begin, end = self._held_begins[bucket], self._held_begins[bucket + 1]
+            if begin < end:
+                yield self._held[0][1][begin:end]
 
     def _gathered(self) -> tuple[Buckets, Numbers]:
         return np.concatenate([one for one, _ in self._held]), np.concatenate([one for _, one in self._held])
+
+    def _sorted(self, buckets: Buckets) -> tuple[Numbers, Numbers]:
+        """The order of records by bucket, and where each bucket begins then."""
+        begins = np.zeros(self._buckets + 1, np.int64)
+        np.cumsum(np.bincount(buckets, minlength=self._buckets), out=begins[1:])
+        return np.argsort(buckets, kind="stable"), begins
 
     def _write(self) -> None:
         if self._file is None:
             self._file = self._new_file()
         buckets, records = self._gathered()
-        order = np.argsort(buckets, kind="stable")
-        begins = np.zeros(self._buckets + 1, np.int64)
-        np.cumsum(np.bincount(buckets, minlength=self._buckets), out=begins[1:])
+        order, begins = self._sorted(buckets)
         self._file.seek(self._end)
         self._file.write(records[order].tobytes())
         self._runs.append((self._end, begins))
         self._end += records.nbytes
-        self._held, self._held_rows = [], 0
+        self._held, self._held_rows, self._held_begins = [], 0, None

@@ -14,12 +14,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from orchestrator.core.keys import BUCKETS, SIZE_BITS, Keys
 from orchestrator.core.model import OnDuplicate
 from orchestrator.core.spill import Numbers, Spill
+
+
+_LIKELY: Final = (1 << 17) - 1
 
 
 @dataclass(slots=True)
@@ -38,13 +43,18 @@ class Found:
     first: Numbers = field(init=False)
     last: Numbers = field(init=False)
     size_bytes: Numbers = field(init=False)
+    _likely: NDArray[np.bool_] = field(init=False)
+    """By the end of a hash: may it be one of these? Most rows are told apart by that."""
 
     def __post_init__(self) -> None:
+        self._likely = np.zeros(_LIKELY + 1, np.bool_)
+        self._likely[self.hashes & _LIKELY] = True
         self.first = np.full(len(self.hashes), -1)
         self.last, self.size_bytes = np.zeros_like(self.first), np.zeros_like(self.first)
 
     def of(self, records: Numbers) -> tuple[Numbers, Numbers]:
         """(key, place) of those records that have one of these keys, in their order."""
+        records = records[self._likely[records[:, 0] & _LIKELY]]
         at = np.minimum(np.searchsorted(self.hashes, records[:, 0]), len(self.hashes) - 1)
         twins = self.hashes[at] == records[:, 0]
         return at[twins], records[twins, 1]
