@@ -89,9 +89,11 @@ def plan_blocks(
 ) -> Plan:
     """The plan of a source that comes in blocks, each time anew. Hashes of it and of each chunk are made beside."""
 
+    folder = None if spill_folder is None else str(spill_folder)
+
     def new_file() -> BinaryIO:
         # No value of a row stands in it: hashes of keys, numbers of rows, offsets.
-        return cast(BinaryIO, tempfile.SpooledTemporaryFile(SPILLED_FROM_BYTES, dir=spill_folder and str(spill_folder)))
+        return cast(BinaryIO, tempfile.SpooledTemporaryFile(SPILLED_FROM_BYTES, dir=folder))
 
     keys = Keys(new_file) if on_duplicate != "ignore" and lookup_field is not None else None
     with _HashingThread() as hashing:

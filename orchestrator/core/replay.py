@@ -16,6 +16,8 @@ from orchestrator.core.rows import Scan, TooLarge
 _HEAD: Final = Struct("<qqqqq")
 """Of a scan: base, start, first line, records, bytes of its problems; of a record too large: start, stop, line, -1, 0."""
 _TOO_LARGE: Final = -1
+FEW_RECORDS: Final = 64
+"""They are written without numpy, whose import takes longer."""
 
 
 class Replay:
@@ -36,7 +38,7 @@ class Replay:
             case Scan():
                 problems = json.dumps(list(found.problems.items())).encode() if found.problems else b""
                 head = (found.base, found.start, found.first_line, len(found.stops), len(problems))
-                self._file.write(_HEAD.pack(*head) + array("i", found.stops).tobytes() + problems)
+                self._file.write(_HEAD.pack(*head) + _shortened(found.stops) + problems)
 
     def rewind(self, at: int) -> Replay:
         """From the beginning; `at`: where the first block of rows will begin."""
@@ -81,9 +83,25 @@ class Replay:
         base, start, line, records, problem_bytes = _HEAD.unpack(head)
         if records == _TOO_LARGE:
             return TooLarge(base, start, line)
-        stops = array("q", array("i", self._file.read(4 * records)))
+        stops = _lengthened(self._file.read(4 * records))
         problems = json.loads(self._file.read(problem_bytes)) if problem_bytes else ()
         return Scan(b"", base, start, line, stops, dict(problems), array("Q"))
+
+
+def _shortened(stops: array[int]) -> bytes:
+    if len(stops) < FEW_RECORDS:
+        return array("i", stops).tobytes()
+    import numpy as np
+
+    return np.frombuffer(stops, np.int64).astype(np.int32).tobytes()
+
+
+def _lengthened(stops: bytes) -> array[int]:
+    if len(stops) < 4 * FEW_RECORDS:
+        return array("q", array("i", stops))
+    import numpy as np
+
+    return array("q", np.frombuffer(stops, np.int32).astype(np.int64).tobytes())
 
 
 def _end_of(found: Scan | TooLarge) -> int:
