@@ -11,11 +11,11 @@ import errno
 import hashlib
 import os
 import stat
-import tempfile
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from queue import SimpleQueue
+from tempfile import SpooledTemporaryFile
 from threading import Thread
 from typing import Any, BinaryIO, Final, Self, cast
 
@@ -93,7 +93,7 @@ def plan_blocks(
 
     def new_file() -> BinaryIO:
         # No value of a row stands in it: hashes of keys, numbers of rows, offsets.
-        return cast(BinaryIO, tempfile.SpooledTemporaryFile(SPILLED_FROM_BYTES, dir=folder))
+        return cast(BinaryIO, _Nameless(SPILLED_FROM_BYTES, dir=folder))
 
     keys = Keys(new_file) if on_duplicate != "ignore" and lookup_field is not None else None
     with _HashingThread() as hashing:
@@ -298,6 +298,13 @@ def _blocks(path: Path, file: BinaryIO, size_bytes: int) -> Iterator[bytes]:
             break
         size_bytes -= len(block)
         yield block
+
+
+class _Nameless(SpooledTemporaryFile[bytes]):
+    """A file without a name, in memory while it is small. It goes with its last reference."""
+
+    def __del__(self) -> None:
+        self.close()
 
 
 _Work = tuple["hashlib._Hash", bytes | memoryview]

@@ -17,7 +17,7 @@ import numpy as np
 
 from orchestrator.core.header import Head
 from orchestrator.core.model import Chunk, ChunkNumber, Fingerprint, Plan, RejectedRow, Span
-from orchestrator.core.plan import Draft, Lines, Planner
+from orchestrator.core.plan import Lines, Planner
 from orchestrator.core.replay import Replay
 from orchestrator.core.rows import Scan
 from orchestrator.core.spans import Spans

@@ -1,6 +1,6 @@
 """What are the keys of thousands of rows compared by? `keys.hash_of`, of all of them at once.
 
-Values are read eight bytes a step out of the block they stand in, made lower case and mixed into the hashes. A value that
+Values are read eight bytes a step out of the block they stand in, made lower case and mixed into hashes. A value that
 this cannot do exactly (other letters than ASCII's, quotes within quotes, unusual space around it, one that is very
 long or ends where the block does) is looked at by itself.
 """

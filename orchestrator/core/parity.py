@@ -252,7 +252,7 @@ def _rank(bits: Words, places: Places) -> Places:
 
 
 def _select(bits: Words, ranks: Places) -> Places:
-    """Where the bit stands before which so many are set: the opposite of `_rank`. Ranks that no bit has lead anywhere."""
+    """Where the bits stand before which so many are set: the opposite of `_rank`. What no bit has leads anywhere."""
     counts = np.bitwise_count(bits)
     before = np.cumsum(counts, dtype=np.int64) - counts
     words = np.maximum(np.searchsorted(before, ranks, side="right") - 1, 0)

@@ -82,8 +82,9 @@ class Planner:
 
     name: for its suffix and for messages. lookup_field: a column that must be there, or None. keep_rejected: how many
     rejected rows the plan names at most. fingerprint, chunk_digest: what hashes the source, and makes what hashes a
-    chunk. keys: gets the keys of the rows, and `replay` where they stand; once two keys are known to be the same, chunks
-    are not hashed any more, since their plan will not be wanted. Raises a SourceUnusable that names file, place, value and remedy.
+    chunk. keys: gets the keys of the rows, and `replay` where they stand; once two keys are known to be the same,
+    chunks are not hashed any more, since their plan will not be wanted. Raises a SourceUnusable that names file, place,
+    value and remedy.
     """
 
     def __init__(

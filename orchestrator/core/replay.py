@@ -14,7 +14,7 @@ from typing import BinaryIO, Final
 from orchestrator.core.rows import Scan, TooLarge
 
 _HEAD: Final = Struct("<qqqqq")
-"""Of a scan: base, start, first line, records, bytes of its problems; of a record too large: start, stop, line, -1, 0."""
+"""Of a scan: base, start, first line, records, bytes of its problems; of a record too large: its place, line, -1, 0."""
 _TOO_LARGE: Final = -1
 FEW_RECORDS: Final = 64
 """They are written without numpy, whose import takes longer."""
@@ -71,7 +71,9 @@ class Replay:
 
     def _with_bytes(self, scan: Scan, block: bytes, begin: int) -> Scan:
         data = block
-        if scan.base != begin:
+        if scan.base > begin:  # the last record, without a line end
+            data = block[scan.base - begin :]
+        elif scan.base < begin:
             assert scan.base == begin - len(self._kept), "the blocks are those of the first reading"
             data = self._kept + block[: scan.base + scan.stops[-1] - begin]
         return Scan(data, scan.base, scan.start, scan.first_line, scan.stops, scan.problems, scan.keys)

@@ -23,7 +23,6 @@ from orchestrator.core.keys import BUCKETS, SIZE_BITS, Keys
 from orchestrator.core.model import OnDuplicate
 from orchestrator.core.spill import Numbers, Spill
 
-
 _LIKELY: Final = (1 << 17) - 1
 
 

@@ -270,7 +270,9 @@ def _chunks_added(change: Callable[[Chunk], Chunk]) -> AbstractContextManager[An
 
 @planted("rows that share a key stay where they are", _few_keys)
 def _() -> AbstractContextManager[Any]:
-    return patch.object(library, "plan_file", lambda path, **options: plan_file(path, **options | {"on_duplicate": "ignore"}))
+    return patch.object(
+        library, "plan_file", lambda path, **options: plan_file(path, **options | {"on_duplicate": "ignore"})
+    )
 
 
 @planted("a key in several chunks is sent all at once", _few_keys)
