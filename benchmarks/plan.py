@@ -133,24 +133,61 @@ def ways() -> list[Way]:
 def compare(megabytes: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder, "leads.csv")
-        rows = megabytes * 1_000_000 // BYTES_PER_LEAD
-        writer = "import sys; from pathlib import Path; from orchestrator.simulator.leads import write_leads; "
-        writer += "write_leads(Path(sys.argv[1]), int(sys.argv[2]))"
-        subprocess.run([sys.executable, "-c", writer, str(source), str(rows)], check=True)
+        _write_leads(source, megabytes)
         all_ways = ways()
         for _ in range(ROUNDS):
             for way in all_ways:
                 way.run(source)
         size = source.stat().st_size
         print(f"{size / 1e6:,.0f} MB, {ROUNDS} rounds in turn; ratios are the median of the rounds'")
-        print(f"  {'':24} {'MB/s':>7} {'CPU s':>6} {'peak MB':>8} {'CPU / ours':>11} {'time / ours':>12} {'goal':>6}")
-        ours = all_ways[0]
-        for way in all_ways:
-            ratio = statistics.median(its / mine for its, mine in zip(way.wall_s, ours.wall_s, strict=True))
-            work = statistics.median(its / mine for its, mine in zip(way.cpu_s, ours.cpu_s, strict=True))
-            speed, cpu = size / statistics.median(way.wall_s) / 1e6, statistics.median(way.cpu_s)
-            goal = "" if way.goal is None else f"{way.goal:6.2f}"
-            print(f"  {way.name:24} {speed:7,.0f} {cpu:6.2f} {way.peak_mb:8.0f} {work:11.2f} {ratio:12.2f} {goal:>6}")
+        _table(all_ways, size)
+
+
+def _write_leads(source: Path, megabytes: int) -> None:
+    rows = megabytes * 1_000_000 // BYTES_PER_LEAD
+    writer = "import sys; from pathlib import Path; from orchestrator.simulator.leads import write_leads; "
+    writer += "write_leads(Path(sys.argv[1]), int(sys.argv[2]))"
+    subprocess.run([sys.executable, "-c", writer, str(source), str(rows)], check=True)
+
+
+def _table(all_ways: list[Way], size: int) -> None:
+    print(f"  {'':24} {'MB/s':>7} {'CPU s':>6} {'peak MB':>8} {'CPU / ours':>11} {'time / ours':>12} {'goal':>6}")
+    ours = all_ways[0]
+    for way in all_ways:
+        ratio = statistics.median(its / mine for its, mine in zip(way.wall_s, ours.wall_s, strict=True))
+        work = statistics.median(its / mine for its, mine in zip(way.cpu_s, ours.cpu_s, strict=True))
+        speed, cpu = size / statistics.median(way.wall_s) / 1e6, statistics.median(way.cpu_s)
+        goal = "" if way.goal is None else f"{way.goal:6.2f}"
+        print(f"  {way.name:24} {speed:7,.0f} {cpu:6.2f} {way.peak_mb:8.0f} {work:11.2f} {ratio:12.2f} {goal:>6}")
+
+
+SHARED = """
+import re, sys; from pathlib import Path; from random import Random
+rng, source = Random(5), Path(sys.argv[1])
+content = source.read_bytes()
+rows = content.count(b"\\nlead0")
+def one(found):
+    return b"\\nLead%08d@example.com," % rng.randrange(1, rows + 1) if rng.random() < 0.05 else found.group(0)
+Path(sys.argv[2]).write_bytes(re.sub(rb"\\nlead\\d{8}@example\\.com,", one, content))
+"""
+
+
+def shared_keys(megabytes: int) -> None:
+    """What it costs to look for rows that share a key, where there are none and where there are 5 %."""
+    with tempfile.TemporaryDirectory() as folder:
+        plain, shared = Path(folder, "leads.csv"), Path(folder, "shared.csv")
+        _write_leads(plain, megabytes)
+        subprocess.run([sys.executable, "-c", SHARED, str(plain), str(shared)], check=True)
+        ours = Way("cut by position", [sys.executable, "-c", OURS], takes_folder=False)
+        looking = OURS.replace("keep_rejected=5", "keep_rejected=5, on_duplicate='together'")
+        none = Way("together, none shared", [sys.executable, "-c", looking], goal=2, takes_folder=False)
+        some = Way("together, 5 % shared", [sys.executable, "-c", looking], goal=2, takes_folder=False)
+        last = Way("last, 5 % shared", [sys.executable, "-c", looking.replace("together", "last")], takes_folder=False)
+        for _ in range(ROUNDS):
+            for way, source in ((ours, plain), (none, plain), (some, shared), (last, shared)):
+                way.run(source)
+        print("rows that share a key; the goal is a most, and of the time")
+        _table([ours, none, some, last], plain.stat().st_size)
 
 
 def memory(megabytes: int) -> None:
@@ -166,6 +203,7 @@ def main() -> None:
     options.add_argument("--memory", type=int, metavar="MB", help="plan so much generated data, to see its memory")
     chosen = options.parse_args()
     compare(chosen.megabytes)
+    shared_keys(chosen.megabytes)
     if chosen.memory:
         memory(chosen.memory)
 

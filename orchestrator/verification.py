@@ -138,7 +138,7 @@ def _faults_of_rows(folder: Path, listed: Listed, rows: _Rows | None) -> Iterato
 
 
 class _Rows:
-    """Rows of the source by their number, which only grows (twins' in each of their chunks): a chunk at a time is read."""
+    """Rows of the source by their number, which only grows (in each chunk of twins): a chunk at a time is read."""
 
     def __init__(self, source: SourceFile, plan: Plan, report: Mapping[str, Any]) -> None:
         self._source, self._plan = source, plan

@@ -276,12 +276,13 @@ class Runner:
         if list_id is not None:
             in_list = ledger.open_in_list(load.subscription, list_id)
             lane = ledger.admission(load.subscription, list_id)
+        ready = tuple(ledger.ready(load.id, now, 2 * self._limits.uploads_at_once))
         rows_under_way = sum(s.rows for s in (*open_chunks, *collecting) if s.load_id == load.id)
         return View(
             load_id=load.id,
             open=open_chunks,
             collecting=collecting,
-            ready=tuple(ledger.ready(load.id, now, 2 * self._limits.uploads_at_once)),
+            ready=ready,
             owned=frozenset(self._loads),
             queue=ledger.admission(load.subscription),
             lane=lane,
@@ -291,7 +292,8 @@ class Runner:
             list_open=len(in_list),
             list_in_marketo=in_marketo(in_list),
             unfinished=self._books.unfinished,
-            unsent=self._books.by_state[State.PLANNED],
+            # Where all that are left wait for open ones, these are asked after as the last of a load are.
+            unsent=self._books.by_state[State.PLANNED] if ready else 0,
             rows_unsent=max(0, load.rows - load.rejected - self._books.settled - rows_under_way),
             calls_left=self._quota.left() if self._quota is not None else None,
         )

@@ -37,7 +37,9 @@ from orchestrator.core.model import (
     LoadId,
     Offered,
     Plan,
+    Refused,
     RejectedRow,
+    Released,
     Retry,
     SeenImporting,
     SourceFile,
@@ -89,6 +91,92 @@ def a_ledger(folder: Path, chunks: int = 3) -> tuple[Ledger, LoadId]:
     load = a_load(plan)
     ledger.add_load(load, plan)
     return ledger, load.id
+
+
+def in_a_row(folder: Path) -> tuple[Ledger, LoadId]:
+    """Three chunks of one key, each of which waits for the one before."""
+    ledger, plan = Ledger(folder / "state" / "ledger.db"), a_plan(3)
+    waiting = [replace(c, twins=True, after=ChunkNumber(c.number - 1) if c.number > 1 else None) for c in plan.chunks]
+    plan = replace(plan, chunks=tuple(waiting))
+    load = a_load(plan)
+    ledger.add_load(load, plan)
+    assert [ledger.chunk(load.id, ChunkNumber(n)) for n in (1, 2, 3)] == waiting
+    return ledger, load.id
+
+
+def ready(ledger: Ledger, load_id: LoadId, now: float = 99.0) -> list[int]:
+    return [standing.number for standing in ledger.ready(load_id, now, 9)]
+
+
+def sent(ledger: Ledger, load_id: LoadId, number: int, *facts: Fact) -> None:
+    ledger.claim(load_id, ChunkNumber(number), 1.0, 10)
+    for fact in facts:
+        ledger.record(load_id, ChunkNumber(number), fact)
+
+
+def test_a_chunk_is_ready_when_the_one_that_it_waits_for_is_at_rest(tmp_path: Path) -> None:
+    """Not when its batch has ended: it may be halved yet."""
+    ledger, load_id = in_a_row(tmp_path)
+    assert ready(ledger, load_id) == [1]
+    sent(ledger, load_id, 1, Accepted(2.0, BatchId(7)), Ended(3.0, "Complete", Counts(2, 0, 0), ""))
+    assert ready(ledger, load_id) == []
+    ledger.record(load_id, ChunkNumber(1), Collected(4.0, None, None))
+    assert ready(ledger, load_id) == [2]
+    sent(ledger, load_id, 2, Refused(5.0, "1003"))
+    assert ready(ledger, load_id) == [3]
+
+
+def test_a_chunk_that_waits_cannot_be_offered(tmp_path: Path) -> None:
+    """The database itself refuses it."""
+    ledger, load_id = in_a_row(tmp_path)
+    with pytest.raises(sqlite3.IntegrityError, match="at rest"):
+        ledger.claim(load_id, ChunkNumber(2), 1.0, 10)
+
+
+def test_halves_of_twins_take_turns_and_what_waits_comes_after_both(tmp_path: Path) -> None:
+    """A key may have rows in both halves, and more of them in the chunk behind."""
+    ledger, load_id = in_a_row(tmp_path)
+    whole = ledger.chunk(load_id, ChunkNumber(1))
+    halves = tuple(
+        replace(whole, spans=(Span(start, start + 5, 1, row, row + 1),), rows=1) for start, row in ((6, 1), (11, 2))
+    )
+    sent(ledger, load_id, 1, Halved(2.0, halves, "413"))
+    for number, following in ((4, [5]), (5, [2]), (2, [3])):
+        assert ready(ledger, load_id) == [number]
+        sent(ledger, load_id, number, Refused(3.0, "1003"))
+        assert ready(ledger, load_id) == following
+
+
+def test_what_waits_for_a_held_chunk_is_held_and_released_with_it(tmp_path: Path) -> None:
+    """Sent before it, it would take effect before it; the load must end all the same, and its rows are unsent."""
+    ledger, load_id = in_a_row(tmp_path)
+    sent(ledger, load_id, 1, AnswerLost(2.0, "reset"), DoubtEnded(3.0, "lease", resend=False))
+    assert [standing.number for standing in ledger.held(load_id)] == [1, 2, 3]
+    accounts = [account(record) for record in ledger.records(load_id)]
+    assert accounts == [Account(unknown=2), Account(unsent=2), Account(unsent=2)]
+    for standing in ledger.held(load_id):
+        ledger.record(load_id, standing.number, Released(4.0))
+    assert ready(ledger, load_id) == [1]
+
+
+def test_many_spans_are_read_when_they_are_asked_for_and_not_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A chunk of rows that share keys has thousands: who counts rows must not pay for them."""
+    ledger, plan = Ledger(tmp_path / "state" / "ledger.db"), a_plan(1)
+    spans = tuple(Span(6 + 20 * i, 16 + 20 * i, 1, 1 + 2 * i, 2 + 2 * i) for i in range(100))
+    chunk = replace(plan.chunks[0], spans=spans, rows=100)
+    plan = replace(plan, chunks=(chunk,), rows=100)
+    load = a_load(plan)
+    ledger.add_load(load, plan)
+    (record,) = ledger.records(load.id)
+    assert record.chunk == chunk
+    with monkeypatch.context() as nothing:
+        nothing.setattr(
+            "json.loads", lambda text: pytest.fail("parsed") if len(text) > 99 else [1986, 1996, 1, 199, 200]
+        )
+        (record,) = ledger.records(load.id)
+        assert (len(record.chunk.spans), record.chunk.last_row) == (100, 199)
 
 
 def test_a_load_comes_back_as_it_was_written(tmp_path: Path) -> None:
