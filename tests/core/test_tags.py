@@ -33,7 +33,7 @@ def tagged(rows: bytes, cuts: list[int]) -> bytes:
 def planned(header: str, rows: bytes) -> Plan:
     content = header.encode() + rows
     return plan_blocks(
-        [content],
+        lambda: [content],
         name="x.csv",
         source_bytes=len(content),
         format=Format.CSV,
