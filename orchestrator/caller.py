@@ -34,12 +34,20 @@ class Caller:
     """The turns and the token of one subscription. `made` counts the calls that were made, by kind."""
 
     def __init__(
-        self, marketo: Marketo, clock: Clock, rng: Random, *, calls_per_20s: int, concurrent_calls: int
+        self,
+        marketo: Marketo,
+        clock: Clock,
+        rng: Random,
+        *,
+        calls_per_20s: int,
+        concurrent_calls: int,
+        turns: anyio.Semaphore | None = None,
     ) -> None:
+        """turns: taken by every call; given where several loads of one process share `concurrent_calls`."""
         self._marketo, self._clock, self._rng = marketo, clock, rng
         self._calls_per_20s = calls_per_20s
         self._window = CallWindow(calls_per_20s)
-        self._turns = anyio.Semaphore(concurrent_calls)
+        self._turns = turns or anyio.Semaphore(concurrent_calls)
         self._window_lock = anyio.Lock()
         self._token_lock = anyio.Lock()
         self._token: Token | None = None

@@ -13,7 +13,7 @@ import re
 import stat
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
@@ -122,6 +122,16 @@ class ReportSection(_Section):
     keep_days: float = Field(30.0, gt=0, allow_inf_nan=False)
 
 
+class DaemonSection(_Section):
+    inbox: Path = Path("inbox")
+    work: Path = Path("work")
+    done: Path = Path("done")
+    failed: Path = Path("failed")
+    quiet_period: float = Field(10.0, gt=0, allow_inf_nan=False)
+    scan_interval: float = Field(1.0, gt=0, allow_inf_nan=False)
+    loads_at_once: int = Field(20, ge=1, le=100)
+
+
 SECTIONS: Mapping[str, type[_Section]] = {
     "marketo": MarketoSection,
     "import": ImportSection,
@@ -129,6 +139,7 @@ SECTIONS: Mapping[str, type[_Section]] = {
     "polling": PollingSection,
     "state": StateSection,
     "report": ReportSection,
+    "daemon": DaemonSection,
 }
 _ALLOWED = {
     "limits.chunk_bytes": "1,000 to 9,999,999",
@@ -137,6 +148,7 @@ _ALLOWED = {
     "limits.reserve_calls_per_day": "0 or more",
     "state.ledger": "sqlite:///PATH",
     "import.list_id": "a number from 1",
+    "daemon.loads_at_once": "1 to 100",
 }
 _Layer = dict[tuple[str, str], tuple[Any, str]]
 """(section, key) -> (value, where it came from), of one of the places that settings come from."""
@@ -170,7 +182,10 @@ class Config:
     polling: PollingSection
     state: StateSection
     report: ReportSection
+    daemon: DaemonSection
     settings: tuple[Setting, ...]
+    subscriptions: tuple[str, ...] = ()
+    """Names of the [subscriptions.NAME] that the file has."""
     warnings: tuple[str, ...] = field(default=())
 
     @property
@@ -202,6 +217,10 @@ class Config:
             partition_name=self.imports.partition_name if kind == "leads" else None,
             member_status=self.imports.member_status if kind == "members" else None,
         )
+
+    def with_import(self, changed: Mapping[str, Any]) -> Config:
+        """The same with other import settings, which were checked before."""
+        return replace(self, imports=self.imports.model_copy(update=dict(changed)))
 
     def need_credentials(self) -> None:
         """Raises Misconfigured, naming what is missing to talk to Marketo."""
@@ -259,7 +278,9 @@ def load_config(
         polling=sections["polling"],
         state=sections["state"],
         report=sections["report"],
+        daemon=sections["daemon"],
         settings=settings,
+        subscriptions=tuple(table.get("subscriptions") or ()),
     )
     if config.polling.min_interval > config.polling.max_interval:
         low, high = (

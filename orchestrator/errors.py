@@ -20,6 +20,7 @@
     │   └── BooksDoNotBalance    rows are not all accounted for
     ├── Stopped (75)             stopped and resumable
     │   ├── MaxWaitOver, QuotaSpent, DoubtHeld, LoadBusy, LoadUnfinished
+    │   ├── DaemonRunning        another daemon works in the same folders
     │   ├── LedgerLocked         another process holds it
     │   ├── LedgerFailing        its disk is full, or reads and writes fail
     │   ├── SpoolFailing         its disk is full, or cannot be written to
@@ -186,6 +187,10 @@ class LoadBusy(Stopped):
 
 class LoadUnfinished(Stopped):
     """The load is not over: which rows fail is not known yet, and its batches may be in the queue."""
+
+
+class DaemonRunning(Stopped):
+    """Another daemon works in the same folders."""
 
 
 class LedgerLocked(Stopped):

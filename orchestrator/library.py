@@ -196,10 +196,18 @@ class StopRequest:
 
     exit_code: int = 0
     callbacks: list[Callable[[], None]] = field(default_factory=list)
+    cancelled: bool = False
+    """Nothing more is to be sent: the load comes to its end with what Marketo has."""
+    cancellations: list[Callable[[], None]] = field(default_factory=list)
 
     def set(self, exit_code: int) -> None:
         self.exit_code = self.exit_code or exit_code
         for callback in self.callbacks:
+            callback()
+
+    def cancel(self) -> None:
+        self.cancelled = True
+        for callback in self.cancellations:
             callback()
 
 
@@ -217,6 +225,8 @@ class World:
     connect: Connect = connect
     lag_every_s: float | None = 0.5
     """How often to look whether the event loop keeps up; None: not at all, since under virtual time it always does."""
+    turns: Mapping[str, anyio.Semaphore] = field(default_factory=dict)
+    """By subscription: what the calls of several loads of this process share."""
 
 
 # --- load ---------------------------------------------------------------------------------------------
@@ -238,7 +248,7 @@ async def load(
     world = world or World()
     clock = world.clock
     named = [str(source)] if isinstance(source, Path) else list(source)
-    with _ledger(config, world.connect) as ledger:
+    with await anyio.to_thread.run_sync(_ledger, config, world.connect) as ledger:
         begin = partial(_find_or_plan, config, ledger, named, options, clock, _interrupted(stop))
         found, ownership = await anyio.to_thread.run_sync(begin)
         if found.finished_at is not None:
@@ -262,7 +272,7 @@ async def resume(
     """Go on with an interrupted load: the one named (by the beginning of its id), else the newest."""
     world = world or World()
     clock = world.clock
-    with _ledger(config, world.connect) as ledger:
+    with await anyio.to_thread.run_sync(_ledger, config, world.connect) as ledger:
         unfinished = [known for known in ledger.loads() if known.finished_at is None]
         if load is not None:
             found = _known(ledger, load)
@@ -599,6 +609,9 @@ async def _drive(
                 lag_every_s=world.lag_every_s,
             )
             if stop is not None:
+                stop.cancellations.append(runner.cancel)
+                if stop.cancelled:
+                    runner.cancel()
                 stop.callbacks.append(runner.request_stop)
                 if stop.exit_code:
                     runner.request_stop()
@@ -866,6 +879,7 @@ async def _connected(config: Config, world: World) -> AsyncIterator[tuple[Market
         world.rng,
         calls_per_20s=config.limits.calls_per_20s,
         concurrent_calls=config.limits.concurrent_calls,
+        turns=world.turns.get(config.subscription_host),
     )
     try:
         yield marketo, caller

@@ -49,6 +49,7 @@ from orchestrator.core.model import (
     Plan,
     Priority,
     Reading,
+    Refused,
     RejectedRow,
     Retry,
     Run,
@@ -335,6 +336,14 @@ class Ledger:
         """
         with self._transaction():
             return self._record(self.standing(load_id, number), fact)
+
+    def refuse_planned(self, load_id: LoadId, fact: Refused) -> tuple[int, int]:
+        """Everything of a load that is not sent never will be; says how many chunks and rows that is."""
+        with self._transaction():
+            planned = self._standings("WHERE c.load_id = ? AND c.state = 'planned' ORDER BY c.number", load_id)
+            for standing in planned:
+                self._record(standing, fact)
+        return len(planned), sum(standing.rows for standing in planned)
 
     def _record(self, before: Standing, fact: Fact) -> Standing:
         if isinstance(fact, Halved):

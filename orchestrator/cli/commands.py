@@ -66,6 +66,10 @@ def _dispatch(options: argparse.Namespace, output: Output) -> int:
     if options.command == "simulator":
         return _simulator(options)
     unmap_large_blocks()
+    if options.command == "daemon":
+        from orchestrator.cli.daemon import run_daemon
+
+        return run_daemon(options, output)
     config = _configure(options, output)
     match options.command:
         case "load":

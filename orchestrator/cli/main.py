@@ -231,6 +231,16 @@ def parser() -> argparse.ArgumentParser:
     )
     check.add_argument("source", metavar="SOURCE", nargs="*", help="a source to check against Marketo's fields")
 
+    daemon = commands.add_parser(
+        "daemon",
+        parents=[common],
+        help="run for months: load what is put into the inbox",
+        description="Run until stopped, and load every file that is put into the inbox. Files move from the inbox to "
+        "work, and from there to done or failed.",
+    )
+    daemon.add_argument("--inbox", metavar="DIR", help="folder that files are put into (daemon.inbox)")
+    daemon.add_argument("--as-root", action="store_true", help="run as root all the same")
+
     config = commands.add_parser("config", help="the configuration", description="Look at the configuration.")
     actions = config.add_subparsers(dest="action", metavar="ACTION", required=True)
     actions.add_parser(

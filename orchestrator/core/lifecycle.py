@@ -51,7 +51,7 @@ STATES: dict[State, str] = {
     State.COLLECTING: "The batch has ended and is counted; its files are still to be saved.",
     State.SETTLED: "Counted and collected: nothing more is asked of Marketo. Final.",
     State.EXPIRED: "Marketo no longer knows the batch: the outcome cannot be had. Final.",
-    State.REJECTED: "Marketo will never take it: its rows were not sent. Final.",
+    State.REJECTED: "Marketo will never take it, or its load was cancelled: its rows were not sent. Final.",
     State.HELD: "A doubt is over and the operator said not to send again; or such a chunk comes first. Until released.",
     State.HALVED: "Its children took its place. Final.",
 }
@@ -63,6 +63,7 @@ AT_REST = FINAL | {State.HELD}
 
 TRANSITIONS: dict[tuple[State, type[Fact]], frozenset[State]] = {
     (State.PLANNED, Offered): frozenset({State.OFFERED}),
+    (State.PLANNED, Refused): frozenset({State.REJECTED}),
     (State.OFFERED, Accepted): frozenset({State.QUEUED}),
     (State.OFFERED, Deferred): frozenset({State.PLANNED}),
     (State.OFFERED, Refused): frozenset({State.REJECTED}),

@@ -428,7 +428,7 @@ class Deferred:
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """Marketo will not take this chunk, now or later."""
+    """Marketo will not take this chunk, now or later; or its load was cancelled before it was offered."""
 
     at: float
     why: str

@@ -26,6 +26,7 @@ from orchestrator.core.model import (
     Halved,
     Load,
     LoadId,
+    Refused,
     Standing,
     State,
     Submit,
@@ -111,6 +112,13 @@ class Books:
         """What the last owner of this load left without an answer is a doubt from now on."""
         for standing in await self.ask(self.ledger.unsettled_offers, load_id):
             await self.record(standing, AnswerLost(now, "the process ended before the answer was recorded"))
+
+    async def cancel(self, why: str, now: float) -> None:
+        """What was not sent never will be."""
+        chunks, rows = await self.ask(self.ledger.refuse_planned, self._load.id, Refused(now, why))
+        self.by_state[State.PLANNED] -= chunks
+        self.by_state[State.REJECTED] += chunks
+        self.settled += rows
 
     def moved_on(self, rows: int, chunks: int) -> None:
         """Failed rows are in new chunks now: they are open again."""

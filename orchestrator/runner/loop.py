@@ -65,6 +65,7 @@ SAY_AGAIN_S = 1.0
 SAY_EVERY_S = 10.0
 """Well within `share.HEARD_OF_S`."""
 QUOTA_PATIENCE_S = 30.0
+CANCELLED = "the load was cancelled before this was sent"
 ESTIMATED_AFTER = 0.1
 """Share of the rows after which the time of the end is held against what it came to."""
 
@@ -103,6 +104,8 @@ class Progress:
     """Seconds until the load is probably done; None while nothing is known."""
     waiting_for: str
     """In words, what is being waited for when nothing moves; empty otherwise."""
+    calls_left: int | None = None
+    """Calls of the day that this subscription may still make by `limits`; None while Marketo has not said."""
 
 
 class Runner:
@@ -148,7 +151,7 @@ class Runner:
         self._adopted_before: set[LoadId] = set()
         self._busy: dict[ChunkKey, Action] = {}
         self._stop: OrchestratorError | None = None
-        self._stop_requested = False
+        self._stop_requested = self._cancelled = False
         self._woken = anyio.Event()
         self._started_at = clock.now()
         self._observed_at = self._adopted_at = 0.0
@@ -168,6 +171,8 @@ class Runner:
                 if self._lag_every_s is not None:
                     tasks.start_soon(watch_lag, self._lag_every_s)
                 while True:
+                    if self._cancelled:
+                        await self._books.cancel(CANCELLED, self._clock.now())
                     view = await self._look()
                     now = self._clock.now()
                     if (reason := self._reason_to_stop(now)) is not None:
@@ -209,13 +214,19 @@ class Runner:
 
     async def _sent_again(self) -> bool:
         """At the end: did rows that failed by accident go into new chunks?"""
-        if not self._retry or self._stop is not None or self._stop_requested:
+        if not self._retry or self._cancelled or self._stop is not None or self._stop_requested:
             return False
         return await send_again(self._load, self._books, self._clock)
 
     def request_stop(self) -> None:
         """Start no upload any more, write down what became of those under way, and return."""
         self._stop_requested = True
+        self._offering.close()
+        self._woken.set()
+
+    def cancel(self) -> None:
+        """Send nothing any more, and come to an end: what Marketo has is followed, the rest counts as not sent."""
+        self._cancelled = True
         self._offering.close()
         self._woken.set()
 
@@ -429,5 +440,6 @@ class Runner:
                 bytes_sent=self._marketo.sent_bytes,
                 eta_s=decision.eta_s if decision is not None else None,
                 waiting_for=decision.waiting_for if decision is not None else "",
+                calls_left=self._quota.left() if self._quota is not None else None,
             )
         )

@@ -1,0 +1,66 @@
+"""What does `orchestrator daemon` do? Arguments and environment in, the service run, exit code out."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from functools import partial
+from pathlib import Path
+
+import anyio
+
+from orchestrator.adapters import logs
+from orchestrator.cli.output import Output
+from orchestrator.daemon.service import Service, serve
+from orchestrator.daemon.setup import Setup, SetupSource, wipe_secrets
+from orchestrator.errors import Misconfigured, OrchestratorError, WrongArgument
+from orchestrator.library import World
+
+
+def run_daemon(options: argparse.Namespace, output: Output) -> int:
+    """Runs until it is stopped. Raises OrchestratorError when it cannot begin."""
+    if options.subscription is not None:
+        raise WrongArgument(
+            "--subscription: the daemon serves all subscriptions of the configuration",
+            remedy="Say in a load.toml which one a file goes to.",
+        )
+    if os.geteuid() == 0 and not options.as_root:
+        raise Misconfigured(
+            "the daemon does not run as root: whoever can write to its inbox would reach further than need be",
+            remedy="Run it as a user of its own (docs/operations.md), or say --as-root.",
+        )
+    os.umask(0o077)
+    path = Path(options.config) if options.config else None
+
+    def configure_logs(setup: Setup) -> None:
+        logs.configure(
+            level="debug" if options.verbose else "error" if options.quiet else "info",
+            json=not sys.stderr.isatty(),
+            secrets=setup.secrets,
+            color=sys.stderr.isatty() and "NO_COLOR" not in os.environ,
+        )
+
+    source = SetupSource(path, dict(os.environ), {"daemon.inbox": options.inbox}, configure_logs)
+    wipe_secrets()
+    setup = source.read()
+    for config in setup.by_name.values():
+        for warning in config.warnings:
+            output.note(f"warning: {warning}")
+
+    def ready() -> None:
+        output.json("status", state="ready", inbox=str(service.inbox.path))
+
+    service = Service(source, setup, World(), source.environ)
+    try:
+        code = anyio.run(partial(serve, service, ready))
+    except BaseExceptionGroup as group:
+        expected = group.subgroup(OrchestratorError)
+        if expected is None:
+            raise
+        inner: BaseException = expected
+        while isinstance(inner, BaseExceptionGroup):
+            inner = inner.exceptions[0]
+        raise inner from None
+    output.json("summary", exit_code=code)
+    return code

@@ -1,0 +1,1 @@
+"""The daemon: loads come in by themselves, for months."""

@@ -1,0 +1,70 @@
+"""What does the ledger know? The daemon's own connection to it, behind one door.
+
+Loads have connections of their own. Nothing here records a fact.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import TypeVar
+
+import anyio
+import anyio.to_thread
+
+from orchestrator.adapters.ledger import Connect, Ledger, connect
+from orchestrator.config import Config
+from orchestrator.core.model import Load, LoadId, SourceFile
+from orchestrator.errors import LoadBusy, LoadUnfinished, ReportFailing
+from orchestrator.retention import purge
+
+T = TypeVar("T")
+
+
+class Records:
+    """One ledger, asked one question at a time in a worker thread."""
+
+    def __init__(self, config: Config, connect: Connect = connect) -> None:
+        self.ledger = Ledger(config.ledger_path, connect=connect)
+        self._door = anyio.CapacityLimiter(1)
+
+    def close(self) -> None:
+        self.ledger.close()
+
+    async def ask(self, function: Callable[..., T], *arguments: object) -> T:
+        return await anyio.to_thread.run_sync(partial(function, *arguments), limiter=self._door)
+
+    async def source_moved(self, load_id: str, path: Path) -> None:
+        """The file of a finished load lies elsewhere now: `report` and `retry` find it there."""
+
+        def move() -> None:
+            load = self.ledger.load(load_id)
+            if load is None:
+                return
+            with suppress(OSError):
+                stat = path.stat()
+                source, origin = load.source, load.origin
+                if origin is None:
+                    source = SourceFile(str(path), stat.st_size, stat.st_mtime_ns, stat.st_ino)
+                elif load.retry is None and len(origin.originals) == 1:
+                    original = replace(origin.originals[0], path=str(path))
+                    origin = replace(origin, originals=(original,))
+                self.ledger.move_source(load.id, source, origin, load.report_dir, load.collected_dir)
+
+        await self.ask(move)
+
+    async def prune(self, before: float) -> list[LoadId]:
+        """Remove loads that finished before that time, with their reports. One that cannot be removed is let be."""
+
+        def old() -> list[Load]:
+            return [load for load in self.ledger.loads() if load.finished_at is not None and load.finished_at < before]
+
+        removed: list[LoadId] = []
+        for load in await self.ask(old):
+            with suppress(LoadBusy, LoadUnfinished, ReportFailing):
+                await self.ask(partial(purge, self.ledger, load, unfinished=False))
+                removed.append(load.id)
+        return removed

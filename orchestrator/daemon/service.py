@@ -1,0 +1,235 @@
+"""How do the parts of the daemon run together? One task group, from the start to the drain.
+
+The composition root of the daemon. Signals: SIGTERM and SIGINT drain and stop, a second one stops at once; SIGHUP reads
+the configuration again and keeps the old one when the new one is refused.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import replace
+from functools import partial
+
+import anyio
+import anyio.abc
+import anyio.to_thread
+import structlog
+
+from orchestrator.daemon.deliveries import Deliveries, Delivery
+from orchestrator.daemon.events import Changes
+from orchestrator.daemon.inbox import Inbox, Scan
+from orchestrator.daemon.notify import Notifier
+from orchestrator.daemon.records import Records
+from orchestrator.daemon.settings import LoadSettings
+from orchestrator.daemon.setup import Setup, SetupSource
+from orchestrator.daemon.supervisor import Supervisor
+from orchestrator.errors import Misconfigured, OrchestratorError
+from orchestrator.library import World
+
+log = structlog.get_logger()
+
+SIGNAL_CODES = {signal.SIGINT: 130, signal.SIGTERM: 143}
+HOUSEKEEPING_S = 3_600.0
+PROBE_S = 0.5
+"""How often the event loop is asked how late it is."""
+DAY_S = 86_400.0
+LOOKED_AT_AGAIN = 50
+"""Deliveries that ended last, whose files the ledger may not know yet."""
+
+
+class Service:
+    """The daemon. `exit_code` is what it ends with."""
+
+    def __init__(self, source: SetupSource, setup: Setup, world: World, environ: Mapping[str, str]) -> None:
+        self.setup = setup
+        self.world = self._shared(world)
+        self.changes = Changes()
+        daemon = setup.daemon
+        self.deliveries = Deliveries(daemon.work, daemon.done, daemon.failed)
+        self.inbox = Inbox(daemon.inbox, daemon.quiet_period, self._check)
+        self.records = Records(setup.main, world.connect)
+        self.supervisor = Supervisor(
+            self.deliveries, self.records, lambda: self.setup, self.world, self.changes, ended=self._ended
+        )
+        self.scan = Scan()
+        self.scanned_at: float | None = None
+        self.lag_s = 0.0
+        self.started_at = world.clock.now()
+        self.stopping = False
+        self.exit_code = 0
+        self._source, self._environ = source, environ
+        self._notifier = Notifier(environ)
+        self._taking = anyio.CapacityLimiter(1)
+
+    def _shared(self, world: World) -> World:
+        """All loads of this process share the calls at a time of their subscription."""
+        turns = {
+            config.subscription_host: anyio.Semaphore(config.limits.concurrent_calls)
+            for config in self.setup.by_name.values()
+        }
+        return replace(world, turns={**turns, **world.turns})
+
+    def _check(self, settings: LoadSettings) -> None:
+        self.setup.check(settings)
+
+    async def run(self, ready: Callable[[], None] = lambda: None) -> int:
+        """Until it is asked to stop. Raises OrchestratorError when it cannot begin."""
+        try:
+            await anyio.to_thread.run_sync(self._prepare)
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(self._supervised, tasks)
+                tasks.start_soon(self._take_in)
+                tasks.start_soon(self._keep_house)
+                tasks.start_soon(self._feel_pulse)
+                log.info("daemon.started", inbox=str(self.inbox.path), loads=len(self.supervisor.open))
+                self._notifier.ready("taking loads")
+                ready()
+        finally:
+            self.records.close()
+        log.info("daemon.stopped", exit_code=self.exit_code)
+        return self.exit_code
+
+    def stop(self, exit_code: int) -> None:
+        """Drain and end."""
+        self.exit_code, self.stopping = self.exit_code or exit_code, True
+        self._notifier.stopping()
+        self.supervisor.stop()
+
+    def reload(self) -> None:
+        """Read the configuration again; a bad one changes nothing."""
+        try:
+            new = self._source.read()
+            self._same_places(new)
+        except OrchestratorError as error:
+            log.error("config.refused", why=str(error).replace("\n", " "))
+            self._notifier.status("the new configuration was refused; the old one is in use")
+            return
+        self.setup = new
+        self.inbox.quiet_s = new.daemon.quiet_period
+        self.supervisor.try_again()
+        self.changes.tell()
+        log.info("config.reloaded", subscriptions=len(new.by_name))
+        self._notifier.status("taking loads")
+
+    def _same_places(self, new: Setup) -> None:
+        """What cannot change while the daemon runs."""
+        old = self.setup
+        for name in ("inbox", "work", "done", "failed"):
+            if getattr(new.daemon, name) != getattr(old.daemon, name):
+                raise Misconfigured(f"daemon.{name} has changed", remedy="Restart the daemon to move its folders.")
+        if new.main.ledger_path != old.main.ledger_path:
+            raise Misconfigured("state.ledger has changed", remedy="Restart the daemon to use another ledger.")
+
+    # --- tasks --------------------------------------------------------------------------------------------
+
+    def _prepare(self) -> None:
+        self.deliveries.prepare()
+        self.inbox.prepare(self.deliveries)
+        for delivery in self.deliveries.recover():
+            known = delivery
+            if delivery.stage == "taking":
+                known = self.inbox.taken(delivery, self.deliveries, self.world.clock.now())
+            if known.stage == "open":
+                self.supervisor.add(known)
+
+    async def _supervised(self, tasks: anyio.abc.TaskGroup) -> None:
+        for delivery in await anyio.to_thread.run_sync(self.deliveries.ended, LOOKED_AT_AGAIN):
+            if delivery.load_id is not None:
+                await self.records.source_moved(delivery.load_id, self.deliveries.path(delivery))
+        await self.supervisor.run()
+        tasks.cancel_scope.cancel()
+
+    async def _take_in(self) -> None:
+        """The inbox, again and again."""
+        while not self.stopping:
+            await self.look()
+            await anyio.sleep(self.setup.daemon.scan_interval)
+
+    async def look(self) -> None:
+        """Look into the inbox once, and take what is whole."""
+        try:
+            async with self._taking:
+                scan = await anyio.to_thread.run_sync(self.inbox.scan, self.world.clock.now())
+                for ready in scan.ready:
+                    if self.stopping:
+                        break
+                    take = partial(self.inbox.take, ready, self.deliveries, self.world.clock.now())
+                    self.took(await anyio.to_thread.run_sync(take))
+        except OSError as error:
+            log.error("inbox.unusable", why=error.strerror)
+            return
+        if scan != self.scan:
+            self.changes.tell()
+        self.scan, self.scanned_at = scan, self.world.clock.now()
+
+    def took(self, delivery: Delivery | None) -> None:
+        if delivery is not None and delivery.stage == "open":
+            self.supervisor.add(delivery)
+        if delivery is not None and delivery.stage == "failed":
+            self._ended(delivery)
+        self.changes.tell()
+
+    def _ended(self, delivery: Delivery) -> None:
+        log.info("delivery.ended", delivery=delivery.id, stage=delivery.stage, exit_code=delivery.exit_code)
+
+    async def _keep_house(self) -> None:
+        """Remove what is older than `report.keep_days`: files that were loaded, reports, and loads."""
+        while True:
+            await self.tidy()
+            await anyio.sleep(HOUSEKEEPING_S)
+
+    async def tidy(self) -> None:
+        now = self.world.clock.now()
+        before = now - self.setup.main.report.keep_days * DAY_S
+
+        def prune() -> int:
+            return sum(1 for _ in self.deliveries.prune(before, now - DAY_S))
+
+        try:
+            deliveries = await anyio.to_thread.run_sync(prune)
+            loads = await self.records.prune(before)
+        except OrchestratorError as error:
+            log.warning("house.not_kept", why=error.message)
+            return
+        if deliveries or loads:
+            log.info("house.kept", deliveries=deliveries, loads=len(loads))
+
+    async def _feel_pulse(self) -> None:
+        """How late the event loop is; while it is not dead, systemd hears of it."""
+        loop_clock = anyio.current_time
+        watchdog_s, told_at = self._notifier.watchdog_s, float("-inf")
+        while True:
+            due = loop_clock() + PROBE_S
+            await anyio.sleep(PROBE_S)
+            self.lag_s = max(0.0, loop_clock() - due)
+            if watchdog_s is not None and loop_clock() >= told_at + watchdog_s / 3:
+                told_at = loop_clock()
+                self._notifier.alive()
+
+
+async def serve(service: Service, ready: Callable[[], None] = lambda: None) -> int:
+    """Run the daemon under its signals."""
+    signal.signal(signal.SIGIO, signal.SIG_IGN)  # a lease that is broken while the inbox asks for one says so by it
+    async with anyio.create_task_group() as tasks:
+        await tasks.start(_signals, service)
+        code = await service.run(ready)
+        tasks.cancel_scope.cancel()
+    return code
+
+
+async def _signals(service: Service, *, task_status: anyio.abc.TaskStatus[None]) -> None:
+    with anyio.open_signal_receiver(*SIGNAL_CODES, signal.SIGHUP) as signals:
+        task_status.started()
+        async for received in signals:
+            if received == signal.SIGHUP:
+                service.reload()
+            elif service.stopping:
+                with suppress(OSError):
+                    os.write(2, b"stopped at once\n")
+                os._exit(SIGNAL_CODES[received])
+            else:
+                log.info("daemon.stopping", signal=signal.Signals(received).name)
+                service.stop(SIGNAL_CODES[received])

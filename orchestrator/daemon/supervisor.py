@@ -1,0 +1,324 @@
+"""Which deliveries are loaded now, and what becomes of each?
+
+One task for each load that runs; the library does the loading. A load that stops early is tried again, later and later:
+Marketo may be down for hours, and a person may mend the configuration meanwhile. What cannot be loaded at all goes to
+`failed`. `open` has every delivery that is not over, and is what `delivery.json` of each says: it is changed by
+`_change` alone.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import anyio
+import anyio.abc
+import anyio.to_thread
+import structlog
+
+from orchestrator import library
+from orchestrator.core.model import Priority
+from orchestrator.core.verdicts import plain
+from orchestrator.daemon.deliveries import Deliveries, Delivery
+from orchestrator.daemon.events import Changes
+from orchestrator.daemon.inbox import is_written
+from orchestrator.daemon.records import Records
+from orchestrator.daemon.settings import LoadSettings, settings_of
+from orchestrator.daemon.setup import Setup
+from orchestrator.errors import (
+    AccessRefused,
+    DoubtHeld,
+    LedgerUnusable,
+    LoadBusy,
+    OrchestratorError,
+    ReadingStopped,
+    SourceChanged,
+    Stopped,
+    Unreachable,
+)
+from orchestrator.library import LoadResult, StopRequest, World
+from orchestrator.runner.loop import Progress
+
+log = structlog.get_logger()
+
+FIRST_RETRY_S, LAST_RETRY_S = 15.0, 900.0
+BUSY_RETRY_S = 10.0
+"""Another process runs the same load: it is waited for."""
+STOP_CODE = 143
+REASONS_KEPT = 20
+URGENCY: dict[Priority | None, int] = {"high": 0, "normal": 1, None: 1, "low": 2}
+
+Ended = Callable[[Delivery], None]
+
+
+@dataclass
+class RunningLoad:
+    """One load under way in this process."""
+
+    stop: StopRequest = field(default_factory=StopRequest)
+    progress: Progress | None = None
+
+
+class Supervisor:
+    """Runs what is open, as many at a time as may be."""
+
+    def __init__(
+        self,
+        deliveries: Deliveries,
+        records: Records,
+        setup: Callable[[], Setup],
+        world: World,
+        changes: Changes,
+        *,
+        ended: Ended = lambda _: None,
+    ) -> None:
+        self._deliveries, self._records, self._setup = deliveries, records, setup
+        self._world, self._changes, self._ended = world, changes, ended
+        self.open: dict[str, Delivery] = {}
+        self.running: dict[str, RunningLoad] = {}
+        self.calls_left: dict[str, int] = {}
+        """By subscription: what Marketo said last, less what was called since."""
+        self._stopping = False
+        self._woken = anyio.Event()
+        self._file = threading.Lock()
+
+    def add(self, delivery: Delivery) -> None:
+        """A new one, or one that the last daemon left."""
+        self.open[delivery.id] = delivery
+        self._wake()
+
+    async def run(self) -> None:
+        """Until `stop`, and until every load has written down where it stands."""
+        async with anyio.create_task_group() as tasks:
+            while not self._stopping or self.running:
+                wake_at = self._start_due(tasks)
+                with anyio.move_on_after(max(0.0, wake_at - self._world.clock.now())):
+                    await self._woken.wait()
+                if self._woken.is_set():
+                    self._woken = anyio.Event()
+
+    def stop(self) -> None:
+        """Begin nothing any more; loads under way drain."""
+        self._stopping = True
+        for run in self.running.values():
+            run.stop.set(STOP_CODE)
+        self._wake()
+
+    def try_again(self) -> None:
+        """What waited for a better time is tried now: the configuration may have been mended."""
+        for delivery in self.open.values():
+            self.open[delivery.id] = replace(delivery, not_before=0.0)
+        self._wake()
+
+    # --- what people ask for ------------------------------------------------------------------------------
+
+    async def pause(self, delivery_id: str) -> None:
+        """Send nothing more of it until `resume`; what Marketo has goes on, and is asked after later."""
+        await self._change(delivery_id, paused=True, why="paused")
+        if (run := self.running.get(delivery_id)) is not None:
+            run.stop.set(STOP_CODE)
+
+    async def resume(self, delivery_id: str, on_doubt: Literal["resend", "stop"] | None = None) -> None:
+        settings = self.open[delivery_id].settings
+        if on_doubt is not None:
+            settings = {**settings, "on_doubt": on_doubt}
+        await self._change(delivery_id, paused=False, why="", not_before=0.0, tries=0, settings=settings)
+        self._wake()
+
+    async def cancel(self, delivery_id: str) -> None:
+        """Send nothing more of it, ever. Its load ends when what Marketo has of it has ended."""
+        delivery = self.open[delivery_id]
+        run = self.running.get(delivery_id)
+        if run is None and delivery.load_id is None:
+            await self._end(delivery, "failed", why="cancelled before anything was sent", cancelled=True)
+            return
+        await self._change(delivery_id, cancelled=True, paused=False, not_before=0.0, why="cancelled")
+        if run is not None:
+            run.stop.cancel()
+        self._wake()
+
+    async def prioritise(self, delivery_id: str, priority: Priority) -> None:
+        """Among the loads of its subscription; one under way minds it at once."""
+        delivery = self.open[delivery_id]
+        await self._change(delivery_id, settings={**delivery.settings, "priority": priority})
+        if delivery.load_id is not None:
+            await self._records.ask(self._records.ledger.set_priority, delivery.load_id, priority)
+        self._wake()
+
+    # --- one load -----------------------------------------------------------------------------------------
+
+    def _start_due(self, tasks: anyio.abc.TaskGroup) -> float:
+        """Start what may be started; returns when to look again."""
+        now, wake_at = self._world.clock.now(), float("inf")
+        if self._stopping:
+            return wake_at
+        waiting = [one for one in self.open.values() if one.id not in self.running and not one.paused]
+        for delivery in sorted(waiting, key=lambda one: (URGENCY.get(one.settings.get("priority"), 1), one.taken_at)):
+            if delivery.not_before > now:
+                wake_at = min(wake_at, delivery.not_before)
+            elif len(self.running) < self._setup().daemon.loads_at_once:
+                self.running[delivery.id] = run = RunningLoad()
+                if delivery.cancelled:
+                    run.stop.cancel()
+                tasks.start_soon(self._carry, delivery, run)
+        return wake_at
+
+    async def _carry(self, delivery: Delivery, run: RunningLoad) -> None:
+        """One try of one delivery, to wherever it comes."""
+        structlog.contextvars.bind_contextvars(delivery=delivery.id)
+        try:
+            try:
+                result = await self._load(delivery, run)
+            except BaseExceptionGroup as group:
+                raise _expected(group) from None
+            await self._came_to(delivery.id, result)
+        except OrchestratorError as error:
+            await self._failed(delivery.id, error)
+        except Exception:
+            log.exception("load.broken")
+            await self._end(self.open[delivery.id], "failed", why="an internal fault; see the log", exit_code=70)
+        finally:
+            self.running.pop(delivery.id, None)
+            self._wake()
+            self._changes.tell()
+
+    async def _load(self, delivery: Delivery, run: RunningLoad) -> LoadResult:
+        settings = settings_of(delivery.settings, where=delivery.name)
+        config, path = self._setup().of(settings), self._deliveries.path(delivery)
+        observe = partial(self._observe, delivery.id, run, config.subscription_host)
+        on_doubt: Literal["resend", "stop"] = "resend" if delivery.cancelled else settings.on_doubt
+        if delivery.load_id is not None:
+            return await library.resume(
+                config,
+                delivery.load_id,
+                on_doubt=on_doubt,
+                priority=settings.priority,
+                fail_on_warning=settings.fail_on_warning,
+                retry=settings.retry,
+                observer=observe,
+                stop=run.stop,
+                world=self._world,
+            )
+        if await anyio.to_thread.run_sync(_is_written, path):
+            raise SourceChanged(f"{delivery.name}: it is still being written to", remedy="It is waited for.")
+        options = settings.options(config)
+        return await library.load(config, path, options, observer=observe, stop=run.stop, world=self._world)
+
+    def _observe(self, delivery_id: str, run: RunningLoad, host: str, progress: Progress) -> None:
+        run.progress = progress
+        if progress.calls_left is not None:
+            self.calls_left[host] = progress.calls_left
+        delivery = self.open[delivery_id]
+        if delivery.load_id is None:  # durable before the load can come to its end: `force` must not begin another
+            self.open[delivery_id] = replace(delivery, load_id=progress.load_id)
+            self._store(delivery_id)
+        self._changes.tell()
+
+    async def _came_to(self, delivery_id: str, result: LoadResult) -> None:
+        """It finished, or stopped for a reason, or was asked to stop."""
+        delivery = self.open[delivery_id] = replace(self.open[delivery_id], load_id=result.load.id)
+        if result.stopped is not None:
+            await self._failed(delivery_id, result.stopped)
+        elif not result.interrupted:
+            totals = asdict(result.totals)
+            log.info(
+                "load.finished",
+                load=result.load.id,
+                exit_code=result.exit_code,
+                seconds=round(result.seconds, 3),
+                already=result.already_finished,
+                eta_error=result.eta_error,
+                **totals,
+            )
+            reasons = [{**asdict(one), "reason": plain(one.reason)} for one in result.reasons[:REASONS_KEPT]]
+            kept = {
+                "totals": totals,
+                "reasons": reasons,
+                "report_dir": str(result.report_dir),
+                "seconds": round(result.seconds, 3),
+                "doubts": result.doubts,
+                "already_finished": result.already_finished,
+                "eta_error": result.eta_error,
+            }
+            why = "this content had been loaded before: nothing was sent" if result.already_finished else ""
+            why = "cancelled" if delivery.cancelled else why
+            stage: Literal["done", "failed"] = "failed" if delivery.cancelled else "done"
+            ended = await self._end(delivery, stage, why=why, exit_code=result.exit_code, result=kept)
+            await self._records.source_moved(result.load.id, self._deliveries.path(ended))
+
+    async def _failed(self, delivery_id: str, error: OrchestratorError) -> None:
+        """It did not come to an end: what is to be done with it now?"""
+        delivery, now = self.open[delivery_id], self._world.clock.now()
+        if isinstance(error, ReadingStopped):
+            return
+        if isinstance(error, DoubtHeld):
+            log.warning("load.held", load=delivery.load_id, why=error.message)
+            await self._change(delivery_id, paused=True, why=error.message)
+        elif _may_pass(error, delivery):
+            wait_s = min(LAST_RETRY_S, FIRST_RETRY_S * 2.0 ** min(delivery.tries, 10))
+            if isinstance(error, LoadBusy | SourceChanged):
+                wait_s = BUSY_RETRY_S
+            log.warning("load.put_off", code=error.exit_code, why=error.message, seconds=wait_s)
+            await self._change(delivery_id, not_before=now + wait_s, tries=delivery.tries + 1, why=error.message)
+        else:
+            log.error("load.failed", load=delivery.load_id, code=error.exit_code, why=error.message)
+            await self._end(delivery, "failed", why=plain(str(error)), exit_code=error.exit_code)
+
+    # --- what is durable ----------------------------------------------------------------------------------
+
+    async def _change(self, delivery_id: str, **changes: Any) -> None:
+        self.open[delivery_id] = replace(self.open[delivery_id], **changes)
+        await anyio.to_thread.run_sync(self._store, delivery_id)
+        self._changes.tell()
+
+    def _store(self, delivery_id: str) -> None:
+        """Write down how it is now. (Whoever comes second writes what is newest then.)"""
+        with self._file:
+            if (delivery := self.open.get(delivery_id)) is not None:
+                self._deliveries.save(delivery)
+
+    async def _end(self, delivery: Delivery, stage: Literal["done", "failed"], **known: Any) -> Delivery:
+        def put_away() -> Delivery:
+            with self._file:
+                return self._deliveries.end(delivery, stage, self._world.clock.now(), **known)
+
+        ended = await anyio.to_thread.run_sync(put_away)
+        self.open.pop(delivery.id, None)
+        self._ended(ended)
+        self._changes.tell()
+        return ended
+
+    def _wake(self) -> None:
+        self._woken.set()
+
+
+def _is_written(path: Path) -> bool:
+    try:
+        return is_written(path)
+    except OSError:
+        return False  # the load will say what is wrong
+
+
+def _may_pass(error: OrchestratorError, delivery: Delivery) -> bool:
+    """Is it worth trying again? What is wrong with the file itself is not; nor is a fault of ours."""
+    if isinstance(error, SourceChanged):
+        return delivery.load_id is None  # while it was read first
+    return isinstance(error, Stopped | Unreachable | AccessRefused | LedgerUnusable)
+
+
+def _expected(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """The error that says why, out of what several tasks raised."""
+    expected = group.subgroup(OrchestratorError) or group
+    inner: BaseException = expected
+    while isinstance(inner, BaseExceptionGroup):
+        inner = inner.exceptions[0]
+    return inner
+
+
+def settings_for(delivery: Delivery) -> LoadSettings:
+    """The settings of a delivery, checked when it was taken."""
+    return settings_of(delivery.settings, where=delivery.name)
