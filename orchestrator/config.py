@@ -130,6 +130,13 @@ class DaemonSection(_Section):
     quiet_period: float = Field(10.0, gt=0, allow_inf_nan=False)
     scan_interval: float = Field(1.0, gt=0, allow_inf_nan=False)
     loads_at_once: int = Field(20, ge=1, le=100)
+    listen: str = Field("127.0.0.1:8089", min_length=1)
+    hosts: str = ""
+    behind_proxy: bool = False
+    tls_certificate: Path | None = None
+    tls_key: Path | None = None
+    token_file: Path = Path(".orchestrator/daemon.token")
+    upload_bytes: int = Field(2_000_000_000, ge=1)
 
 
 SECTIONS: Mapping[str, type[_Section]] = {

@@ -226,6 +226,17 @@ class Ledger:
         """All loads, the newest first."""
         return [_load(row) for row in self._all(f"SELECT {_LOAD} FROM loads ORDER BY created_at DESC, id")]
 
+    def recent_loads(self, most: int) -> list[Load]:
+        """The newest loads, so many at most, and before them every one that is not finished; the newest first."""
+        return [
+            _load(row)
+            for row in self._all(
+                f"SELECT {_LOAD} FROM loads WHERE finished_at IS NULL OR id IN "
+                "(SELECT id FROM loads ORDER BY created_at DESC, id LIMIT ?) ORDER BY created_at DESC, id",
+                most,
+            )
+        ]
+
     def knows_size(self, size_bytes: int) -> bool:
         """Is there a load of a source of this size? (Then it is worth hashing the source before planning it.)"""
         return bool(self._all("SELECT 1 FROM loads WHERE source_bytes = ? LIMIT 1", size_bytes))
@@ -545,6 +556,10 @@ class Ledger:
     def standing(self, load_id: LoadId, number: ChunkNumber) -> Standing:
         return self._standings("WHERE c.load_id = ? AND c.number = ?", load_id, number)[0]
 
+    def standings_after(self, load_id: LoadId, number: int, most: int) -> list[Standing]:
+        """Where the chunks behind one stand, in the order of their numbers."""
+        return self._standings("WHERE c.load_id = ? AND c.number > ? ORDER BY c.number LIMIT ?", load_id, number, most)
+
     def spent(self, load_id: LoadId, number: ChunkNumber) -> Spent:
         """What the search for the rows that break this chunk's batches has cost so far."""
         ((root,),) = self._all(
@@ -615,6 +630,19 @@ class Ledger:
                 LEARNED_FROM,
             )
         ]
+
+    def rows_ended(self, subscription: str, since: float, step_s: float) -> dict[int, int]:
+        """Rows of the batches that ended from a time on, by the step after it in which they did."""
+        return {
+            int(step): int(rows)
+            for step, rows in self._all(
+                "SELECT CAST((ended_at - ?1) / ?2 AS INTEGER), sum(imported + failed) FROM offers "
+                "WHERE subscription = ?3 AND ended_at >= ?1 GROUP BY 1",
+                since,
+                step_s,
+                subscription,
+            )
+        }
 
     def admission(self, subscription: str, list_id: int | None = None) -> Admission:
         """What is known of the subscription's queue, or of the lane of one static list."""

@@ -33,6 +33,12 @@ def run_daemon(options: argparse.Namespace, output: Output) -> int:
     os.umask(0o077)
     path = Path(options.config) if options.config else None
 
+    flags = {
+        "daemon.inbox": options.inbox,
+        "daemon.listen": options.listen,
+        "daemon.behind_proxy": options.behind_proxy or None,
+    }
+
     def configure_logs(setup: Setup) -> None:
         logs.configure(
             level="debug" if options.verbose else "error" if options.quiet else "info",
@@ -41,7 +47,7 @@ def run_daemon(options: argparse.Namespace, output: Output) -> int:
             color=sys.stderr.isatty() and "NO_COLOR" not in os.environ,
         )
 
-    source = SetupSource(path, dict(os.environ), {"daemon.inbox": options.inbox}, configure_logs)
+    source = SetupSource(path, dict(os.environ), flags, configure_logs)
     wipe_secrets()
     setup = source.read()
     for config in setup.by_name.values():
@@ -49,7 +55,8 @@ def run_daemon(options: argparse.Namespace, output: Output) -> int:
             output.note(f"warning: {warning}")
 
     def ready() -> None:
-        output.json("status", state="ready", inbox=str(service.inbox.path))
+        url = service.listener.url if service.listener is not None else None
+        output.json("status", state="ready", inbox=str(service.inbox.path), url=url)
 
     service = Service(source, setup, World(), source.environ)
     try:

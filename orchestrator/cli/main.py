@@ -239,6 +239,8 @@ def parser() -> argparse.ArgumentParser:
         "work, and from there to done or failed.",
     )
     daemon.add_argument("--inbox", metavar="DIR", help="folder that files are put into (daemon.inbox)")
+    daemon.add_argument("--listen", metavar="ADDRESS", help="HOST:PORT, unix:PATH or off (daemon.listen)")
+    daemon.add_argument("--behind-proxy", action="store_true", help="a proxy before it does TLS (daemon.behind_proxy)")
     daemon.add_argument("--as-root", action="store_true", help="run as root all the same")
 
     config = commands.add_parser("config", help="the configuration", description="Look at the configuration.")

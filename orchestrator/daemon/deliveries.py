@@ -150,7 +150,8 @@ class Deliveries:
             if not folder.is_dir() or not ID.fullmatch(folder.name):
                 continue
             delivery = _read(folder)
-            if delivery is None or (delivery.stage == "taking" and not (folder / delivery.file).exists()):
+            begun = delivery is not None and delivery.stage in ("taking", "uploaded")
+            if delivery is None or (begun and not (folder / delivery.file).exists()):
                 shutil.rmtree(folder, ignore_errors=True)  # it never began: the file is where it was
                 log.info("delivery.forgotten", delivery=folder.name)
             elif delivery.stage in ("done", "failed"):
@@ -178,6 +179,15 @@ class Deliveries:
             if (delivery := _read(root / delivery_id)) is not None:
                 return delivery
         return None
+
+    def find_uploaded(self, delivery_id: str) -> Delivery | None:
+        """An upload that is whole and of which no load was made yet, by its id."""
+        if not ID.fullmatch(delivery_id):
+            return None
+        delivery = _read(self.work / delivery_id)
+        if delivery is None or delivery.stage != "uploaded" or not self.path(delivery).is_file():
+            return None
+        return delivery
 
     def prune(self, before: float, uploaded_before: float) -> Iterator[Delivery]:
         """Remove what ended before a time, and uploads of before another that nobody made a load of.

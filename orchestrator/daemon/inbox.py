@@ -128,7 +128,7 @@ class Inbox:
         self._said = set(not_taken)
         return Scan(tuple(ready), tuple(waiting), tuple(not_taken))
 
-    def find(self, folder: str, name: str, now: float) -> Ready | None:
+    def find(self, folder: str, name: str) -> Ready | None:
         """A file that somebody who may says is whole. None when no such file may be taken. Raises Misconfigured."""
         if folder not in self._folders([]):
             return None

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import signal
+from collections import deque
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
@@ -19,9 +20,17 @@ import anyio.to_thread
 import structlog
 
 from orchestrator.daemon.deliveries import Deliveries, Delivery
+from orchestrator.daemon.desk import Desk
 from orchestrator.daemon.events import Changes
+from orchestrator.daemon.http.app import application
+from orchestrator.daemon.http.guard import Guard
+from orchestrator.daemon.http.listen import Listener, bind
+from orchestrator.daemon.http.listen import serve as serve_http
+from orchestrator.daemon.http.tokens import Tokens, read_token
 from orchestrator.daemon.inbox import Inbox, Scan
+from orchestrator.daemon.metrics import Counters
 from orchestrator.daemon.notify import Notifier
+from orchestrator.daemon.overview import LOADS_SHOWN
 from orchestrator.daemon.records import Records
 from orchestrator.daemon.settings import LoadSettings
 from orchestrator.daemon.setup import Setup, SetupSource
@@ -32,6 +41,20 @@ from orchestrator.library import World
 log = structlog.get_logger()
 
 SIGNAL_CODES = {signal.SIGINT: 130, signal.SIGTERM: 143}
+FIXED = (
+    "inbox",
+    "work",
+    "done",
+    "failed",
+    "listen",
+    "hosts",
+    "behind_proxy",
+    "tls_certificate",
+    "tls_key",
+    "token_file",
+)
+"""Keys that cannot change while the daemon runs."""
+SCAN_LATE_S = 60.0
 HOUSEKEEPING_S = 3_600.0
 PROBE_S = 0.5
 """How often the event loop is asked how late it is."""
@@ -51,8 +74,29 @@ class Service:
         self.deliveries = Deliveries(daemon.work, daemon.done, daemon.failed)
         self.inbox = Inbox(daemon.inbox, daemon.quiet_period, self._check)
         self.records = Records(setup.main, world.connect)
+        self.counters = Counters()
         self.supervisor = Supervisor(
-            self.deliveries, self.records, lambda: self.setup, self.world, self.changes, ended=self._ended
+            self.deliveries,
+            self.records,
+            lambda: self.setup,
+            self.world,
+            self.changes,
+            ended=self._ended,
+            progressed=self.counters.progressed,
+        )
+        self.ended: deque[Delivery] = deque(maxlen=LOADS_SHOWN)
+        """Those that ended last, the newest first."""
+        self.listener: Listener | None = None
+        self.desk = Desk(
+            self.deliveries,
+            self.inbox,
+            self.supervisor,
+            self.records,
+            lambda: self.setup,
+            world.clock.now,
+            lambda: self.scan,
+            self.took,
+            lambda: tuple(self.ended),
         )
         self.scan = Scan()
         self.scanned_at: float | None = None
@@ -63,6 +107,11 @@ class Service:
         self._source, self._environ = source, environ
         self._notifier = Notifier(environ)
         self._taking = anyio.CapacityLimiter(1)
+        self._stop_watching = anyio.Event()
+        """Set when a stop is asked for: whoever watches would keep the server from ending."""
+        self._no_more = anyio.Event()
+        """Set when the last load has written down where it stands."""
+        self._http_over = anyio.Event()
 
     def _shared(self, world: World) -> World:
         """All loads of this process share the calls at a time of their subscription."""
@@ -78,13 +127,21 @@ class Service:
     async def run(self, ready: Callable[[], None] = lambda: None) -> int:
         """Until it is asked to stop. Raises OrchestratorError when it cannot begin."""
         try:
-            await anyio.to_thread.run_sync(self._prepare)
+            app = await anyio.to_thread.run_sync(self._prepare)
             async with anyio.create_task_group() as tasks:
+                if self.listener is not None:
+                    assert app is not None
+                    tasks.start_soon(self._serve, app, self.listener)
                 tasks.start_soon(self._supervised, tasks)
                 tasks.start_soon(self._take_in)
                 tasks.start_soon(self._keep_house)
                 tasks.start_soon(self._feel_pulse)
-                log.info("daemon.started", inbox=str(self.inbox.path), loads=len(self.supervisor.open))
+                log.info(
+                    "daemon.started",
+                    inbox=str(self.inbox.path),
+                    loads=len(self.supervisor.open),
+                    url=self.listener.url if self.listener is not None else None,
+                )
                 self._notifier.ready("taking loads")
                 ready()
         finally:
@@ -96,6 +153,7 @@ class Service:
         """Drain and end."""
         self.exit_code, self.stopping = self.exit_code or exit_code, True
         self._notifier.stopping()
+        self._stop_watching.set()
         self.supervisor.stop()
 
     def reload(self) -> None:
@@ -117,30 +175,64 @@ class Service:
     def _same_places(self, new: Setup) -> None:
         """What cannot change while the daemon runs."""
         old = self.setup
-        for name in ("inbox", "work", "done", "failed"):
+        for name in FIXED:
             if getattr(new.daemon, name) != getattr(old.daemon, name):
-                raise Misconfigured(f"daemon.{name} has changed", remedy="Restart the daemon to move its folders.")
+                raise Misconfigured(f"daemon.{name} has changed", remedy="Restart the daemon to change that.")
         if new.main.ledger_path != old.main.ledger_path:
             raise Misconfigured("state.ledger has changed", remedy="Restart the daemon to use another ledger.")
 
     # --- tasks --------------------------------------------------------------------------------------------
 
-    def _prepare(self) -> None:
+    def _prepare(self) -> Guard | None:
         self.deliveries.prepare()
         self.inbox.prepare(self.deliveries)
+        app: Guard | None = None
+        if (listener := bind(self.setup.daemon)) is not None:
+            self.listener = listener
+            app = application(
+                self.desk,
+                listener.door,
+                Tokens(read_token(self.setup.daemon.token_file)),
+                self.changes,
+                self.counters,
+                self._stop_watching,
+                now=self.world.clock.now,
+                upload_bytes=lambda: self.setup.daemon.upload_bytes,
+                not_ready=self.not_ready,
+                pulse=lambda: (self.lag_s, self.started_at),
+            )
         for delivery in self.deliveries.recover():
             known = delivery
             if delivery.stage == "taking":
                 known = self.inbox.taken(delivery, self.deliveries, self.world.clock.now())
             if known.stage == "open":
                 self.supervisor.add(known)
+        self.ended.extend(self.deliveries.ended(LOADS_SHOWN))
+        return app
 
     async def _supervised(self, tasks: anyio.abc.TaskGroup) -> None:
-        for delivery in await anyio.to_thread.run_sync(self.deliveries.ended, LOOKED_AT_AGAIN):
+        for delivery in tuple(self.ended)[:LOOKED_AT_AGAIN]:
             if delivery.load_id is not None:
                 await self.records.source_moved(delivery.load_id, self.deliveries.path(delivery))
         await self.supervisor.run()
+        self._no_more.set()
+        if self.listener is not None:
+            await self._http_over.wait()
         tasks.cancel_scope.cancel()
+
+    async def _serve(self, app: Guard, listener: Listener) -> None:
+        try:
+            await serve_http(app, listener, self._no_more)
+        finally:
+            self._http_over.set()
+
+    def not_ready(self) -> str:
+        """Why no file would be loaded now; nothing when one would."""
+        if self.stopping:
+            return "stopping"
+        if self.scanned_at is None or self.world.clock.now() - self.scanned_at > SCAN_LATE_S:
+            return "the inbox cannot be looked into"
+        return ""
 
     async def _take_in(self) -> None:
         """The inbox, again and again."""
@@ -173,6 +265,8 @@ class Service:
         self.changes.tell()
 
     def _ended(self, delivery: Delivery) -> None:
+        self.ended.appendleft(delivery)
+        self.counters.ended(delivery)
         log.info("delivery.ended", delivery=delivery.id, stage=delivery.stage, exit_code=delivery.exit_code)
 
     async def _keep_house(self) -> None:

@@ -53,6 +53,8 @@ REASONS_KEPT = 20
 URGENCY: dict[Priority | None, int] = {"high": 0, "normal": 1, None: 1, "low": 2}
 
 Ended = Callable[[Delivery], None]
+Progressed = Callable[[str, str, Progress], None]
+"""Delivery, subscription, and how its load stands."""
 
 
 @dataclass
@@ -75,9 +77,10 @@ class Supervisor:
         changes: Changes,
         *,
         ended: Ended = lambda _: None,
+        progressed: Progressed = lambda *_: None,
     ) -> None:
         self._deliveries, self._records, self._setup = deliveries, records, setup
-        self._world, self._changes, self._ended = world, changes, ended
+        self._world, self._changes, self._ended, self._progressed = world, changes, ended, progressed
         self.open: dict[str, Delivery] = {}
         self.running: dict[str, RunningLoad] = {}
         self.calls_left: dict[str, int] = {}
@@ -210,6 +213,7 @@ class Supervisor:
 
     def _observe(self, delivery_id: str, run: RunningLoad, host: str, progress: Progress) -> None:
         run.progress = progress
+        self._progressed(delivery_id, host, progress)
         if progress.calls_left is not None:
             self.calls_left[host] = progress.calls_left
         delivery = self.open[delivery_id]

@@ -104,6 +104,8 @@ class Progress:
     """Seconds until the load is probably done; None while nothing is known."""
     waiting_for: str
     """In words, what is being waited for when nothing moves; empty otherwise."""
+    calls_made: int = 0
+    """By this run so far."""
     calls_left: int | None = None
     """Calls of the day that this subscription may still make by `limits`; None while Marketo has not said."""
 
@@ -440,6 +442,7 @@ class Runner:
                 bytes_sent=self._marketo.sent_bytes,
                 eta_s=decision.eta_s if decision is not None else None,
                 waiting_for=decision.waiting_for if decision is not None else "",
+                calls_made=self._caller.calls,
                 calls_left=self._quota.left() if self._quota is not None else None,
             )
         )

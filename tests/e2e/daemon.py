@@ -13,9 +13,14 @@ from pathlib import Path
 from threading import Thread
 from typing import Any
 
+import httpx
 from e2e.shop import Report, Shop
 
-QUICK = {"ORCHESTRATOR_DAEMON__SCAN_INTERVAL": "0.05", "ORCHESTRATOR_DAEMON__QUIET_PERIOD": "0.3"}
+QUICK = {
+    "ORCHESTRATOR_DAEMON__SCAN_INTERVAL": "0.05",
+    "ORCHESTRATOR_DAEMON__QUIET_PERIOD": "0.3",
+    "ORCHESTRATOR_DAEMON__LISTEN": "127.0.0.1:0",
+}
 PATIENCE_S = 60.0
 
 
@@ -119,3 +124,54 @@ def ended(folder: Path) -> dict[str, dict[str, Any]]:
 
 def report_of(market: Shop, delivery: dict[str, Any]) -> Report:
     return Report(market.folder / "reports" / delivery["load_id"])
+
+
+class Client:
+    """Somebody who has the token."""
+
+    def __init__(self, one: Daemon, url: str) -> None:
+        token = (one.folder / ".orchestrator" / "daemon.token").read_text().strip()
+        self.url, self.token = url, token
+        self.http = httpx.Client(base_url=url, headers={"Authorization": f"Bearer {token}"}, timeout=10.0)
+
+    def load(self, id: str) -> dict[str, Any]:
+        answer = self.http.get(f"/api/v1/loads/{id}")
+        assert answer.status_code == 200, answer.text
+        return dict(answer.json())
+
+    def upload(self, name: str, content: bytes) -> str:
+        answer = self.http.post(
+            "/api/v1/uploads",
+            params={"name": name},
+            content=content,
+            headers={"Content-Type": "application/octet-stream"},
+        )
+        assert answer.status_code == 201, answer.text
+        return str(answer.json()["upload"])
+
+    def create(self, settings: dict[str, Any] | None = None, **what: str) -> str:
+        answer = self.http.post("/api/v1/loads", json={**what, "settings": settings or {}})
+        assert answer.status_code == 202, answer.text
+        return str(answer.json()["id"])
+
+    def change(self, id: str, what: str, **body: Any) -> httpx.Response:
+        return self.http.post(f"/api/v1/loads/{id}/{what}", json=body)
+
+
+@contextmanager
+def served(market: Shop, *arguments: str, **environment: str) -> Iterator[tuple[Daemon, Client]]:
+    """A daemon, and somebody who may use it."""
+    one = Daemon(market, *arguments, **environment)
+    client: Client | None = None
+    try:
+        client = Client(one, one.ready()["url"])
+        yield one, client
+    finally:
+        if client is not None:
+            client.http.close()
+        if one.process.poll() is None:
+            one.kill()
+
+
+def csv(rows: list[str]) -> bytes:
+    return "\n".join(["email,firstName", *rows, ""]).encode()
