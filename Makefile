@@ -49,7 +49,7 @@ sim: $(VENV)/.ok ## whole loads under faults and crashes: make sim SEEDS=10000 (
 kills: $(VENV)/.ok ## real processes killed over and over: make kills KILLS=500
 	$(BIN)/python tests/e2e/kills.py $(KILLS)
 
-screenshots: $(VENV)/.ok ## pictures of the report's page, in demo/screenshots (needs a Chromium)
+screenshots: $(VENV)/.ok ## pictures of the report and of the daemon's page, in demo/screenshots (needs a Chromium)
 	$(BIN)/python tests/e2e/screenshots.py demo/screenshots
 
 lock: ## write the locks again from pyproject.toml (needs uv): what everything needs, and what the benchmarks compare with

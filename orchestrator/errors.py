@@ -49,6 +49,12 @@ class OrchestratorError(Exception):
         self.message = message
         self.remedy = remedy
 
+    @property
+    def sentence(self) -> str:
+        """Message and remedy on one line."""
+        text = f"{self.message}. {self.remedy}" if self.remedy else self.message
+        return " ".join(text.split())
+
     def __str__(self) -> str:
         return f"{self.message}\n  {self.remedy}" if self.remedy else self.message
 

@@ -234,7 +234,7 @@ class Inbox:
                 else:
                     yield shown
             except Misconfigured as error:
-                yield NotTaken(shown, str(error).replace("\n", " "))
+                yield NotTaken(shown, error.sentence)
             except FileNotFoundError:  # it went away meanwhile
                 continue
             except OSError as error:

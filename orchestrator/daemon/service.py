@@ -162,7 +162,7 @@ class Service:
             new = self._source.read()
             self._same_places(new)
         except OrchestratorError as error:
-            log.error("config.refused", why=str(error).replace("\n", " "))
+            log.error("config.refused", why=error.sentence)
             self._notifier.status("the new configuration was refused; the old one is in use")
             return
         self.setup = new

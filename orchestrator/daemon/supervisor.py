@@ -270,7 +270,7 @@ class Supervisor:
             await self._change(delivery_id, not_before=now + wait_s, tries=delivery.tries + 1, why=error.message)
         else:
             log.error("load.failed", load=delivery.load_id, code=error.exit_code, why=error.message)
-            await self._end(delivery, "failed", why=plain(str(error)), exit_code=error.exit_code)
+            await self._end(delivery, "failed", why=plain(error.sentence), exit_code=error.exit_code)
 
     # --- what is durable ----------------------------------------------------------------------------------
 

@@ -42,10 +42,12 @@ def chromium() -> str | None:
 
 
 @contextmanager
-def browser(path: str) -> Iterator[Browser]:
+def browser(path: str, *flags: str) -> Iterator[Browser]:
     """A headless Chromium without a network of its own."""
     with sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=path, headless=True, args=FLAGS, env=dict(os.environ))
+        opened = playwright.chromium.launch(
+            executable_path=path, headless=True, args=[*FLAGS, *flags], env=dict(os.environ)
+        )
         try:
             yield opened
         finally:

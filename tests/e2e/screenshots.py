@@ -1,4 +1,4 @@
-"""What does the report look like? Pictures of its page, to be looked at: `make screenshots`.
+"""What do the report and the daemon's page look like? Pictures, to be looked at: `make screenshots`.
 
 python tests/e2e/screenshots.py FOLDER
 """
@@ -13,6 +13,7 @@ from typing import Literal
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from e2e.pages import EXAMPLES, browser, chromium, example
+from e2e.scenes import SCENES
 
 DESKTOP, PHONE, PAPER = (1280, 900), (390, 844), (794, 1123)
 HEIGHT_MAX = 4_000
@@ -47,6 +48,25 @@ def main(folder: Path) -> int:
                     page.pdf(path=folder / f"{name}.pdf", format="A4", prefer_css_page_size=True)
                     print(folder / f"{name}.pdf")
                 page.close()
+        for name, scene in SCENES.items():
+            with tempfile.TemporaryDirectory() as place, scene(Path(place)) as (_, _, client):
+                for look, (width, height), scheme, _ in looks[:3] if name == "busy" else looks[:1]:
+                    context = opened.new_context(viewport={"width": width, "height": height}, color_scheme=scheme)
+                    page = context.new_page()
+                    page.goto(client.url + "/login")
+                    page.get_by_label("The daemon's token").fill(client.token)
+                    page.get_by_role("button", name="Sign in").click()
+                    page.wait_for_selector("#section-ended")
+                    for part in ("daemon", "load"):
+                        picture = folder / f"daemon-{name}-{look}{'-load' if part == 'load' else ''}.png"
+                        page.screenshot(path=picture, full_page=part == "daemon")
+                        print(picture)
+                        links = page.locator('table a[href^="/loads/"]')
+                        if part == "load" or not links.count():
+                            break
+                        links.first.click()
+                        page.wait_for_selector("#chunks")
+                    context.close()
     return 0
 
 

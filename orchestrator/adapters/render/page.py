@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cache
@@ -81,9 +81,7 @@ def _look() -> _Look:
         files.joinpath(f"report.{suffix}").read_text(encoding="utf-8") for suffix in ("css", "js", "html.jinja")
     )
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    environment.filters.update(
-        number=_number, percent=_percent, rate=_rate, when=_when, span=_span, bytes=_bytes, cut=_cut
-    )
+    environment.filters.update(filters())
     policy = f"default-src 'none'; style-src '{_hash(style)}'; script-src '{_hash(script)}'; "
     return _Look(
         environment.from_string(page),
@@ -91,6 +89,24 @@ def _look() -> _Look:
         markupsafe.Markup(script),  # noqa: S704
         policy + "base-uri 'none'; form-action 'none'",
     )
+
+
+def filters() -> dict[str, Callable[..., str]]:
+    """How numbers, times and long texts are shown, on this page and on others of its look."""
+    return {
+        "number": _number,
+        "percent": _percent,
+        "rate": _rate,
+        "when": _when,
+        "span": _span,
+        "bytes": _bytes,
+        "cut": _cut,
+    }
+
+
+def style() -> str:
+    """The style of this page, for others of its look."""
+    return resources.files(__package__).joinpath("report.css").read_text(encoding="utf-8")
 
 
 def write_page(

@@ -29,13 +29,13 @@ from orchestrator.daemon.events import Changes
 from orchestrator.daemon.http.guard import RefusedError
 from orchestrator.daemon.http.openapi import description
 from orchestrator.daemon.overview import REPORT_NAMES, LoadView, Overview, QueueView
-from orchestrator.errors import Misconfigured
+from orchestrator.errors import Misconfigured, OrchestratorError
 
 log = structlog.get_logger()
 
 PAGE = 100
 EVENTS_EVERY_S = 1.0
-HEARTBEAT_S = 15.0
+LOOK_EVERY_S = 5.0
 LISTENERS_MAX = 16
 """Of the connections that there may be, as many may be kept by people who watch."""
 REPORT_POLICY = "sandbox allow-scripts; default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
@@ -133,15 +133,16 @@ class Api:
         async def lines() -> AsyncIterator[str]:
             self._listeners += 1
             try:
-                seen = -1
+                seen, before = -1, ""
                 while not self._stopping.is_set():
-                    now = await self._changes.wait(seen, HEARTBEAT_S)
-                    if now == seen:
+                    seen = await self._changes.wait(seen, LOOK_EVERY_S)
+                    status = status_object(await self._desk.overview())
+                    changed = json.dumps({**status, "at": 0})  # also what other processes did
+                    if changed == before:
                         yield ": still here\n\n"
-                        continue
-                    seen = now
-                    status = json.dumps(status_object(await self._desk.overview()))
-                    yield f"event: status\ndata: {status}\n\n"
+                    else:
+                        yield f"event: status\ndata: {json.dumps(status)}\n\n"
+                    before = changed
                     await anyio.sleep(EVENTS_EVERY_S)
             finally:
                 self._listeners -= 1
@@ -292,7 +293,8 @@ def errors() -> dict[Any, Any]:
     """What of the desk's and ours becomes which answer."""
 
     async def answer(status: int, _: Request, error: Exception) -> Response:
-        return JSONResponse({"error": {"code": status, "message": str(error).replace("\n", " ")}}, status_code=status)
+        message = error.sentence if isinstance(error, OrchestratorError) else str(error)
+        return JSONResponse({"error": {"code": status, "message": message}}, status_code=status)
 
     async def refused(_: Request, error: Exception) -> Response:
         assert isinstance(error, RefusedError)

@@ -15,6 +15,7 @@ from orchestrator.daemon.events import Changes
 from orchestrator.daemon.http.api import Api, errors, healthz
 from orchestrator.daemon.http.guard import Guard
 from orchestrator.daemon.http.listen import Door
+from orchestrator.daemon.http.pages import Pages
 from orchestrator.daemon.http.tokens import Tokens
 from orchestrator.daemon.metrics import Counters, write
 
@@ -52,6 +53,7 @@ def application(
             Route("/readyz", readyz),
             Route("/metrics", metrics),
             *Api(desk, changes, stopping).routes(),
+            *Pages(desk, tokens, now, secure=door.secure).routes(),
         ],
         exception_handlers=errors(),
     )

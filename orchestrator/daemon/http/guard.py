@@ -27,7 +27,7 @@ BODY_BYTES_MAX = 65_536
 BODY_PIECE_S = 30.0
 """A body that pauses for longer is given up."""
 METHODS = frozenset({"GET", "HEAD", "POST"})
-OPEN_PATHS = frozenset({"/healthz", "/readyz", "/login", "/style.css", "/script.js"})
+OPEN_PATHS = frozenset({"/healthz", "/readyz", "/login", "/style.css", "/script.js", "/icon.svg"})
 """They say nothing about any load."""
 API = "/api/"
 UPLOADS = "/api/v1/uploads"
@@ -48,7 +48,7 @@ POLICY = (
 
 
 class RefusedError(Exception):
-    """A request that is not answered: status, and why, for whoever sent it."""
+    """A request that is not answered: status, and why, for whoever sent it; of 303, where to go instead."""
 
     def __init__(self, status: int, why: str) -> None:
         super().__init__(why)
@@ -120,6 +120,8 @@ class Guard:
         scope.setdefault("state", {})
         scope["state"].update(who=who, session=_session(headers))
         if who is None and path not in OPEN_PATHS:
+            if method == "GET" and "text/html" in (headers.one("accept") or "") and not path.startswith(API):
+                raise RefusedError(303, "/login")
             raise RefusedError(401, "a token is needed: see daemon.token_file, and the Authorization header")
         return self._body(scope, headers, who) if method == "POST" else 0
 
@@ -203,5 +205,6 @@ async def _refuse(send: Any, status: int, why: str) -> None:
     headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
     headers += [(b"connection", b"close")] if status in (408, 413) else []
     headers += [(b"www-authenticate", b"Bearer")] if status == 401 else []
+    headers += [(b"location", why.encode())] if status == 303 else []
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})
