@@ -46,8 +46,9 @@ bench: $(VENV)/.ok $(VENV)/.bench ## speeds beside other tools, as ratios measur
 sim: $(VENV)/.ok ## whole loads under faults and crashes: make sim SEEDS=10000 (or 5000-6000), make sim SEED=17 for one
 	nice $(BIN)/python tests/simulation/run.py $(if $(SEED),$(SEED) aloud,$(SEEDS)) $(ARGS)
 
-kills: $(VENV)/.ok ## real processes killed over and over: make kills KILLS=500
+kills: $(VENV)/.ok ## real processes killed over and over, loads and the daemon: make kills KILLS=500
 	$(BIN)/python tests/e2e/kills.py $(KILLS)
+	$(BIN)/python tests/e2e/daemon_kills.py $(KILLS)
 
 screenshots: $(VENV)/.ok ## pictures of the report and of the daemon's page, in demo/screenshots (needs a Chromium)
 	$(BIN)/python tests/e2e/screenshots.py demo/screenshots
