@@ -59,6 +59,16 @@ def _base_url(value: str) -> str:
     return f"{parts.scheme}://{f'[{host}]' if ':' in host else host}{port}"
 
 
+def _hook_url(value: SecretStr) -> SecretStr:
+    """Where events are told to. It may have a secret in its path, as such addresses often do."""
+    parts = urlsplit(value.get_secret_value())
+    if value.get_secret_value() and (
+        parts.scheme not in ("http", "https") or (parts.scheme == "http" and not is_loopback(parts.hostname or ""))
+    ):
+        raise ValueError("must be an https address, or http on this machine")
+    return value
+
+
 def _target_text(value: str) -> str:
     parse_object(value)
     return value
@@ -137,6 +147,9 @@ class DaemonSection(_Section):
     tls_key: Path | None = None
     token_file: Path = Path(".orchestrator/daemon.token")
     upload_bytes: int = Field(2_000_000_000, ge=1)
+    hook_command: str = ""
+    hook_url: Annotated[SecretStr, AfterValidator(_hook_url)] = SecretStr("")
+    waiting_after: float = Field(3_600.0, gt=0, allow_inf_nan=False)
 
 
 SECTIONS: Mapping[str, type[_Section]] = {
@@ -159,7 +172,7 @@ _ALLOWED = {
 }
 _Layer = dict[tuple[str, str], tuple[Any, str]]
 """(section, key) -> (value, where it came from), of one of the places that settings come from."""
-SECRET_KEYS = frozenset({"client_secret"})
+SECRET_KEYS = frozenset({"client_secret", "hook_url"})
 
 
 @dataclass(frozen=True, slots=True)

@@ -68,6 +68,8 @@ class Delivery:
     """Why it waits, is paused, or failed."""
     exit_code: int | None = None
     ended_at: float | None = None
+    to_tell: bool = False
+    """It is over, and the hooks have not been told."""
     result: dict[str, Any] = field(default_factory=dict)
     """Of a finished load: totals, reasons, report_dir."""
 
@@ -128,7 +130,7 @@ class Deliveries:
 
     def end(self, delivery: Delivery, stage: Literal["done", "failed"], now: float, **known: Any) -> Delivery:
         """Step 3."""
-        ended = replace(delivery, ended_at=now, **known)
+        ended = replace(delivery, ended_at=now, to_tell=True, **known)
         self.save(replace(ended, stage=stage))  # still in work
         return self._put_away(replace(ended, stage=stage))
 

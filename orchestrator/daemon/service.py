@@ -22,6 +22,7 @@ import structlog
 from orchestrator.daemon.deliveries import Deliveries, Delivery
 from orchestrator.daemon.desk import Desk
 from orchestrator.daemon.events import Changes
+from orchestrator.daemon.hooks import Hooks
 from orchestrator.daemon.http.app import application
 from orchestrator.daemon.http.guard import Guard
 from orchestrator.daemon.http.listen import Listener, bind
@@ -55,6 +56,7 @@ FIXED = (
 )
 """Keys that cannot change while the daemon runs."""
 SCAN_LATE_S = 60.0
+STUCK_EVERY_S = 30.0
 HOUSEKEEPING_S = 3_600.0
 PROBE_S = 0.5
 """How often the event loop is asked how late it is."""
@@ -84,6 +86,7 @@ class Service:
             ended=self._ended,
             progressed=self.counters.progressed,
         )
+        self.hooks = Hooks(lambda: self.setup.daemon, self._told, world.clock.now)
         self.ended: deque[Delivery] = deque(maxlen=LOADS_SHOWN)
         """Those that ended last, the newest first."""
         self.listener: Listener | None = None
@@ -134,6 +137,8 @@ class Service:
                     tasks.start_soon(self._serve, app, self.listener)
                 tasks.start_soon(self._supervised, tasks)
                 tasks.start_soon(self._take_in)
+                tasks.start_soon(self.hooks.run)
+                tasks.start_soon(self._find_the_stuck)
                 tasks.start_soon(self._keep_house)
                 tasks.start_soon(self._feel_pulse)
                 log.info(
@@ -208,6 +213,9 @@ class Service:
             if known.stage == "open":
                 self.supervisor.add(known)
         self.ended.extend(self.deliveries.ended(LOADS_SHOWN))
+        for delivery in reversed(self.ended):
+            if delivery.to_tell:
+                self.hooks.ended(delivery)
         return app
 
     async def _supervised(self, tasks: anyio.abc.TaskGroup) -> None:
@@ -267,7 +275,26 @@ class Service:
     def _ended(self, delivery: Delivery) -> None:
         self.ended.appendleft(delivery)
         self.counters.ended(delivery)
+        self.hooks.ended(delivery)
         log.info("delivery.ended", delivery=delivery.id, stage=delivery.stage, exit_code=delivery.exit_code)
+
+    async def _told(self, delivery: Delivery) -> None:
+        """Its hooks need not be told again."""
+        told = replace(delivery, to_tell=False)
+        with suppress(OSError):  # it was removed meanwhile
+            await anyio.to_thread.run_sync(self.deliveries.save, told)
+
+    async def _find_the_stuck(self) -> None:
+        """Loads that are not over and do not come forward."""
+        while True:
+            await anyio.sleep(min(STUCK_EVERY_S, self.setup.daemon.waiting_after / 2))
+            supervisor = self.supervisor
+            settled: dict[str, int] = {}
+            for delivery in supervisor.open.values():
+                run = supervisor.running.get(delivery.id)
+                if not delivery.paused:
+                    settled[delivery.id] = run.progress.rows_settled if run is not None and run.progress else 0
+            self.hooks.stuck(supervisor.open, settled)
 
     async def _keep_house(self) -> None:
         """Remove what is older than `report.keep_days`: files that were loaded, reports, and loads."""

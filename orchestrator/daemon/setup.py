@@ -51,7 +51,8 @@ class Setup:
 
     @property
     def secrets(self) -> list[str]:
-        return [config.marketo.client_secret.get_secret_value() for config in self.by_name.values()]
+        found = [config.marketo.client_secret.get_secret_value() for config in self.by_name.values()]
+        return [*found, self.daemon.hook_url.get_secret_value()]
 
 
 @dataclass(frozen=True, slots=True)
