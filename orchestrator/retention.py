@@ -84,6 +84,7 @@ def purge(ledger: Ledger, load: Load, *, unfinished: bool) -> None:
                     remedy=f"Their slots must be known until they end: `orchestrator resume {load.id}`, then purge.",
                 )
             _remove_files(load, collected)
+            locks.forget(ledger.path, load.id)
     except OSError as error:
         raise ReportFailing(load.report_dir, error) from error
 

@@ -47,9 +47,25 @@ def take(ledger: Path, load_id: LoadId) -> Ownership | None:
                 os.close(descriptor)
                 return None
             time.sleep(0.02)
+    if not _is_there(descriptor, folder / load_id):  # its load was removed at this very moment
+        os.close(descriptor)
+        return take(ledger, load_id)
     os.ftruncate(descriptor, 0)
     os.write(descriptor, f"{os.getpid()}\n".encode())
     return Ownership(descriptor)
+
+
+def forget(ledger: Path, load_id: LoadId) -> None:
+    """Remove the lock's file of a load that is no more. Its owner alone may do that."""
+    (ledger.with_name(ledger.name + ".owners") / load_id).unlink(missing_ok=True)
+
+
+def _is_there(descriptor: int, path: Path) -> bool:
+    """Is the file that was locked still the one that others would lock?"""
+    try:
+        return os.fstat(descriptor).st_ino == path.stat().st_ino
+    except OSError:
+        return False
 
 
 def take_when_free(ledger: Path, load_id: LoadId) -> Ownership | None:

@@ -38,6 +38,7 @@ from orchestrator.daemon.setup import Setup, SetupSource
 from orchestrator.daemon.supervisor import Supervisor
 from orchestrator.errors import Misconfigured, OrchestratorError
 from orchestrator.library import World
+from orchestrator.runner.lag import watch_lag
 
 log = structlog.get_logger()
 
@@ -56,10 +57,8 @@ FIXED = (
 )
 """Keys that cannot change while the daemon runs."""
 SCAN_LATE_S = 60.0
-STUCK_EVERY_S = 30.0
+STUCK_EVERY_S = 600.0
 HOUSEKEEPING_S = 3_600.0
-PROBE_S = 0.5
-"""How often the event loop is asked how late it is."""
 DAY_S = 86_400.0
 LOOKED_AT_AGAIN = 50
 """Deliveries that ended last, whose files the ledger may not know yet."""
@@ -107,7 +106,7 @@ class Service:
         self.started_at = world.clock.now()
         self.stopping = False
         self.exit_code = 0
-        self._source, self._environ = source, environ
+        self._source, self._lag_every_s = source, world.lag_every_s
         self._notifier = Notifier(environ)
         self._taking = anyio.CapacityLimiter(1)
         self._stop_watching = anyio.Event()
@@ -117,12 +116,12 @@ class Service:
         self._http_over = anyio.Event()
 
     def _shared(self, world: World) -> World:
-        """All loads of this process share the calls at a time of their subscription."""
+        """All loads of this process share the calls at a time of their subscription, and one look at the loop."""
         turns = {
             config.subscription_host: anyio.Semaphore(config.limits.concurrent_calls)
             for config in self.setup.by_name.values()
         }
-        return replace(world, turns={**turns, **world.turns})
+        return replace(world, turns={**turns, **world.turns}, lag_every_s=None)
 
     def _check(self, settings: LoadSettings) -> None:
         self.setup.check(settings)
@@ -140,7 +139,9 @@ class Service:
                 tasks.start_soon(self.hooks.run)
                 tasks.start_soon(self._find_the_stuck)
                 tasks.start_soon(self._keep_house)
-                tasks.start_soon(self._feel_pulse)
+                if self._lag_every_s is not None:
+                    tasks.start_soon(self._feel_pulse, self._lag_every_s)
+                    tasks.start_soon(watch_lag, self._lag_every_s)
                 log.info(
                     "daemon.started",
                     inbox=str(self.inbox.path),
@@ -287,7 +288,7 @@ class Service:
     async def _find_the_stuck(self) -> None:
         """Loads that are not over and do not come forward."""
         while True:
-            await anyio.sleep(min(STUCK_EVERY_S, self.setup.daemon.waiting_after / 2))
+            await anyio.sleep(min(STUCK_EVERY_S, self.setup.daemon.waiting_after / 10))
             supervisor = self.supervisor
             settled: dict[str, int] = {}
             for delivery in supervisor.open.values():
@@ -318,13 +319,13 @@ class Service:
         if deliveries or loads:
             log.info("house.kept", deliveries=deliveries, loads=len(loads))
 
-    async def _feel_pulse(self) -> None:
+    async def _feel_pulse(self, every_s: float) -> None:
         """How late the event loop is; while it is not dead, systemd hears of it."""
         loop_clock = anyio.current_time
         watchdog_s, told_at = self._notifier.watchdog_s, float("-inf")
         while True:
-            due = loop_clock() + PROBE_S
-            await anyio.sleep(PROBE_S)
+            due = loop_clock() + every_s
+            await anyio.sleep(every_s)
             self.lag_s = max(0.0, loop_clock() - due)
             if watchdog_s is not None and loop_clock() >= told_at + watchdog_s / 3:
                 told_at = loop_clock()
