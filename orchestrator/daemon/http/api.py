@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, get_args
 from urllib.parse import quote
 
 import anyio
@@ -28,7 +28,7 @@ from orchestrator.daemon.desk import Desk, NotPossible, NotThere
 from orchestrator.daemon.events import Changes
 from orchestrator.daemon.http.guard import RefusedError
 from orchestrator.daemon.http.openapi import description
-from orchestrator.daemon.overview import REPORT_NAMES, LoadView, Overview, QueueView
+from orchestrator.daemon.overview import REPORT_NAMES, LoadView, Overview, Phase, QueueView
 from orchestrator.errors import Misconfigured, OrchestratorError
 
 log = structlog.get_logger()
@@ -103,6 +103,8 @@ class Api:
     async def loads(self, request: Request) -> Response:
         overview = await self._desk.overview()
         phase, most = request.query_params.get("phase"), _number(request, "limit", PAGE, 1, 200)
+        if phase is not None and phase not in get_args(Phase):
+            raise RefusedError(422, f"phase: one of {', '.join(get_args(Phase))}")
         found = [one for one in overview.loads if phase in (None, one.phase)]
         return JSONResponse({"loads": [load_object(one) for one in found[:most]]})
 
