@@ -27,7 +27,7 @@ from orchestrator.daemon.deliveries import Deliveries, Delivery
 from orchestrator.daemon.events import Changes
 from orchestrator.daemon.inbox import is_written
 from orchestrator.daemon.records import Records
-from orchestrator.daemon.settings import LoadSettings, settings_of
+from orchestrator.daemon.settings import settings_of
 from orchestrator.daemon.setup import Setup
 from orchestrator.errors import (
     AccessRefused,
@@ -321,8 +321,3 @@ def _expected(group: BaseExceptionGroup[BaseException]) -> BaseException:
     while isinstance(inner, BaseExceptionGroup):
         inner = inner.exceptions[0]
     return inner
-
-
-def settings_for(delivery: Delivery) -> LoadSettings:
-    """The settings of a delivery, checked when it was taken."""
-    return settings_of(delivery.settings, where=delivery.name)
