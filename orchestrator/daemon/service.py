@@ -160,6 +160,7 @@ class Service:
         self.exit_code, self.stopping = self.exit_code or exit_code, True
         self._notifier.stopping()
         self._stop_watching.set()
+        self.changes.tell()
         self.supervisor.stop()
 
     def reload(self) -> None:

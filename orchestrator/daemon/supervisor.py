@@ -34,6 +34,7 @@ from orchestrator.errors import (
     DoubtHeld,
     LedgerUnusable,
     LoadBusy,
+    Misconfigured,
     OrchestratorError,
     ReadingStopped,
     SourceChanged,
@@ -195,6 +196,12 @@ class Supervisor:
         observe = partial(self._observe, delivery.id, run, config.subscription_host)
         on_doubt: Literal["resend", "stop"] = "resend" if delivery.cancelled else settings.on_doubt
         if delivery.load_id is not None:
+            known = await self._records.ask(self._records.ledger.load, delivery.load_id)
+            if known is not None and known.subscription != config.subscription_host:
+                raise Stopped(
+                    f"load {known.id} was begun in {known.subscription}, and {config.subscription_host} is configured",
+                    remedy="Configure the subscription that it was begun in again, and send SIGHUP.",
+                )
             return await library.resume(
                 config,
                 delivery.load_id,
@@ -262,7 +269,7 @@ class Supervisor:
         if isinstance(error, DoubtHeld):
             log.warning("load.held", load=delivery.load_id, why=error.message)
             await self._change(delivery_id, paused=True, why=error.message)
-        elif _may_pass(error, delivery):
+        elif _may_pass(error, delivery) or self._setup_is_wrong(delivery):
             wait_s = min(LAST_RETRY_S, FIRST_RETRY_S * 2.0 ** min(delivery.tries, 10))
             if isinstance(error, LoadBusy | SourceChanged):
                 wait_s = BUSY_RETRY_S
@@ -271,6 +278,14 @@ class Supervisor:
         else:
             log.error("load.failed", load=delivery.load_id, code=error.exit_code, why=error.message)
             await self._end(delivery, "failed", why=plain(error.sentence), exit_code=error.exit_code)
+
+    def _setup_is_wrong(self, delivery: Delivery) -> bool:
+        """Is it the configuration, as it is now, that keeps it from being loaded? Then the file need not be mended."""
+        try:
+            self._setup().check(settings_of(delivery.settings, where=delivery.name))
+        except Misconfigured:
+            return True
+        return False
 
     # --- what is durable ----------------------------------------------------------------------------------
 

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import threading
@@ -225,6 +226,32 @@ def test_two_subscriptions_have_a_queue_each(tmp_path: Path) -> None:
             assert len(rows) == 4_000
             assert all(row[0].startswith(name) for row in rows)
             assert simulator.truth()["most_ours"] <= 10
+
+
+def test_a_load_whose_subscription_is_gone_waits_until_it_is_configured_again(tmp_path: Path) -> None:
+    """Somebody saved half a configuration: that is no reason to give files up."""
+    with shop(tmp_path, quick(seconds_per_job=0.3)) as market:
+        whole = f"[subscriptions.emea.marketo]\nbase_url = '{market.simulator.base_url}'\nclient_id = 'demo-client'\n"
+        whole += "client_secret = 'demo-secret'\n"
+        config = tmp_path / "config.toml"
+        config.write_text(whole)
+        config.chmod(0o600)
+        (tmp_path / "inbox").mkdir()
+        (tmp_path / "inbox" / "load.toml").write_text("subscription = 'emea'\n")
+        drop(tmp_path / "inbox", "leads.csv", people("gone", 3_000))
+        with daemon(market) as one:
+            one.until(lambda: one.said("batch.accepted"))
+            assert one.end() == 143
+        config.write_text("[import]\nlookup_field = 'email'\n")
+        with daemon(market) as one:
+            one.until(lambda: one.said("load.put_off"))
+            assert "'emea' is not configured" in one.said("load.put_off")[0]["why"]
+            config.write_text(whole)
+            one.signal(signal.SIGHUP)
+            one.until(lambda: ended(tmp_path / "done"))
+            assert one.end() == 143
+        (delivery,) = ended(tmp_path / "done").values()
+        assert delivery["result"]["totals"]["imported"] == 3_000
 
 
 def test_loads_of_one_process_share_the_calls_at_a_time(tmp_path: Path) -> None:
