@@ -48,6 +48,7 @@ class LoadSettings(BaseModel):
     priority: Literal["low", "normal", "high"] | None = None
     max_rejected: int = Field(0, ge=0)
     on_doubt: Literal["resend", "stop"] = "resend"
+    on_duplicate: Literal["together", "last", "ignore"] = "together"
     fail_on_warning: bool = False
     retry: bool = True
     force: bool = False
@@ -60,6 +61,7 @@ class LoadSettings(BaseModel):
             reading=Reading(encoding=self.encoding, sheet=self.sheet, renamed=tuple(self.map.items())),
             fail_on_warning=self.fail_on_warning,
             on_doubt=self.on_doubt,
+            on_duplicate=self.on_duplicate,
             priority=self.priority,
             max_rejected=self.max_rejected,
             force=self.force,
