@@ -120,7 +120,7 @@ CONCURRENCY_PAUSE_S = 2.0
 _QUEUE_FULL_TEXT = re.compile(r"imports currently being processed|too many imports", re.IGNORECASE)
 """Seen in the wild without a recorded code: the text alone counts as 1016."""
 
-_ADDRESS = re.compile(r"[^\s'\"<>(),;:=]+@[^\s'\"<>(),;:=]+")
+_ADDRESS = re.compile(r"(?:\"[^\"\n]{1,64}\"|[^\s'\"<>(),;:=][^\s\"<>(),;:=]*)@[^\s'\"<>(),;:=]+")
 
 _SLOTS, _LISTS = frozenset({"1016", "1029"}), frozenset({"1019"})
 _TOKEN = frozenset({"601", "602"})

@@ -10,7 +10,18 @@ from hypothesis import strategies as st
 
 from orchestrator.core.answers import batch_id_of, status_of
 from orchestrator.core.model import BatchId
-from orchestrator.core.verdicts import CUTS, GONE_SPAN_S, Answered, ApiError, CallKind, Failed, Saved, Verdict, judge
+from orchestrator.core.verdicts import (
+    CUTS,
+    GONE_SPAN_S,
+    Answered,
+    ApiError,
+    CallKind,
+    Failed,
+    Saved,
+    Verdict,
+    judge,
+    without_addresses,
+)
 
 KINDS: tuple[CallKind, ...] = get_args(CallKind)
 
@@ -175,3 +186,12 @@ def test_the_word_of_bulk_extracts_ends_a_batch_too_and_an_unknown_one_does_not(
     assert completed.word == "Complete"
     assert unheard is not None
     assert unheard.word == "unknown"
+
+
+@pytest.mark.parametrize(
+    "address", ["ann@example.org", "o'brien@example.org", '"quoted me"@example.org', "é+1@example.org"]
+)
+@pytest.mark.parametrize("around", ["Invalid email '{}'", "email={};", '"{}" is known', "<{}>", "({}, x)", "{}"])
+def test_no_part_of_an_address_is_left_in_words_for_people(address: str, around: str) -> None:
+    """Marketo's words quote rows; logs and terminals are read by many."""
+    assert without_addresses(around.format(address)) == around.format("<address>")
