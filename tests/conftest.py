@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections import Counter
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup every process that a test starts would be deaf to it
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
