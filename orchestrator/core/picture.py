@@ -2,7 +2,8 @@
 
 Nothing here knows about HTML: positions are shares of a width of `WIDTH`. Batches are kept as a few numbers each, so
 that a load of a hundred thousand of them is drawn in a few megabytes. Times are as our polls saw them: a batch is seen
-importing, and ended, up to one poll later than it was.
+importing, and ended, up to one poll later than it was. A batch that nobody asked after while it was imported began, as
+far as can be told, when one of the two processors was through with those before it: the queue is first-in first-out.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 from array import array
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from heapq import heapreplace
 from itertools import islice
 from typing import Literal
 
@@ -68,7 +70,7 @@ def widened(shares: Sequence[float]) -> list[float]:
 
 @dataclass(frozen=True, slots=True)
 class Lane:
-    """One batch on the time line. A part is (x, width); `importing` has no width where it was never seen."""
+    """One batch on the time line. A part is (x, width); `importing` has no width where it has not begun."""
 
     sending: tuple[float, float]
     queued: tuple[float, float]
@@ -80,14 +82,14 @@ class Curves:
     """What was going on over time, in BINS steps of equal length."""
 
     importing: tuple[float, ...]
-    """Batches seen importing, on average in each step."""
+    """Batches that were imported, on average in each step."""
     queued: tuple[float, ...]
     rows_done: tuple[int, ...]
     """Rows whose batch had ended by the end of each step."""
     most: int
     """The most batches in Marketo's queue in any step, rounded up: the height of the chart."""
     both_busy_share: float | None
-    """Of the time from the first batch seen importing to the last end, how much both processors were seen at work."""
+    """Of the time from the first batch that was imported to the last end, how much both processors were at work."""
     rows_per_s: float | None
     """From the first upload to the last end."""
     best_rows_per_s: float | None
@@ -99,6 +101,7 @@ class TimeLine:
 
     def __init__(self) -> None:
         self._times = array("d")  # five numbers for each batch: offered, accepted, importing, ended, rows
+        self._inferred = array("d")
         self.starts_at, self.ends_at = float("inf"), float("-inf")
 
     def add(self, offer: Offer, rows: int) -> None:
@@ -178,7 +181,22 @@ class TimeLine:
 
     def _batches(self) -> Iterable[tuple[float, float, float, float, float]]:
         times = iter(self._times)
-        return zip(times, times, times, times, times, strict=True)
+        for number, (offered, accepted, seen, ended, rows) in enumerate(zip(*[times] * 5, strict=True)):
+            yield offered, accepted, seen if seen == seen else self._begun()[number], ended, rows
+
+    def _begun(self) -> array[float]:
+        """When each batch began to be imported; of those that were not seen, when a processor was free for them."""
+        if len(self._inferred) == len(self):
+            return self._inferred
+        accepted, seen, ended = self._times[1::5], self._times[2::5], self._times[3::5]
+        begun, free_at = array("d", seen), [0.0] * LANES
+        for number in sorted(range(len(self)), key=accepted.__getitem__):
+            if seen[number] != seen[number] and ended[number] == ended[number]:
+                begun[number] = min(ended[number], max(accepted[number], free_at[0]))
+            if begun[number] == begun[number]:
+                heapreplace(free_at, ended[number] if ended[number] == ended[number] else self.ends_at)
+        self._inferred = begun
+        return begun
 
     def _bin(self, at: float) -> float:
         return (at - self.starts_at) / self.seconds * BINS

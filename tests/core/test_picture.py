@@ -50,6 +50,16 @@ def test_two_batches_at_a_time_are_drawn_as_two() -> None:
     assert curves.best_rows_per_s == 8.0
 
 
+def test_a_batch_that_nobody_saw_importing_began_when_a_processor_was_free() -> None:
+    """Between two questions whole batches pass: drawn as waiting to their end, the queue would look idle."""
+    line = line_of((1, None, 30, 10), (0, 0, 20, 10), (2, None, 50, 10), (3, None, None, 10))
+    widths = [(lane.queued[1], lane.importing[1]) for lane in line.lanes(4)]
+    assert widths == [(0, 580), (0, 400), (360, 600), (940, 0)]
+    curves = line.curves()
+    assert curves is not None
+    assert max(curves.importing) == 2.0
+
+
 def test_one_lane_that_stands_still_is_seen() -> None:
     """Half of the speed was paid for nothing."""
     curves = line_of((0, 0, 100, 10), (0, 0, 50, 10)).curves()
