@@ -65,7 +65,6 @@ from orchestrator.core.schedule import Limits
 from orchestrator.core.values import ValueFinding, Values
 from orchestrator.core.worth import Which
 from orchestrator.errors import (
-    DoubtHeld,
     LedgerUnusable,
     LoadBusy,
     LoadUnfinished,
@@ -666,13 +665,6 @@ def _finish(
     """The load's last word: its report and exit code, or why it stopped."""
     states = ledger.chunks_by_state(load.id)
     over = all(state in AT_REST for state, count in states.items() if count)
-    if over and states.get(State.HELD):
-        doubts = [str(standing.number) for standing in ledger.held(load.id) if standing.doubts]
-        held = ", ".join(doubts)
-        stopped = stopped or DoubtHeld(
-            f"{len(doubts)} chunks may or may not have been imported (chunk {held}); --on-doubt is stop",
-            remedy="Look in Marketo, then `resume --on-doubt resend` to send them again.",
-        )
     if not over and stopped is None:
         totals = totals_of(load, ledger.records(load.id))
         return LoadResult(load, totals, interrupted, Path(load.report_dir), interrupted=True)

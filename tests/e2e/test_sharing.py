@@ -12,6 +12,7 @@ from pathlib import Path
 
 from e2e.shop import Shop, quick, shop
 
+from orchestrator.simulator.faults import Scripted
 from orchestrator.simulator.leads import write_leads
 
 
@@ -108,12 +109,31 @@ def test_status_says_why_a_load_stopped_early(tmp_path: Path) -> None:
             ORCHESTRATOR_LIMITS__RESERVE_CALLS_PER_DAY="20",
         )
         assert done.code == 75, done
-        assert "stopped: the day's calls are used up" in market.run("status").out
+        until = r"stopped: the day's calls are used up until 06:05 UTC on \d{4}-\d{2}-\d{2}: "
+        assert re.search(until, market.run("status").out)
         with market.simulator.lock:
             calls = market.simulator.model.calls
             assert sum(calls.values()) - calls["token"] <= 24, calls
         again = market.run("load", "leads.csv")
         assert again.code == 0, again
+
+
+def test_status_says_which_doubts_stopped_a_load(tmp_path: Path) -> None:
+    """Somebody has to look into Marketo for just these chunks."""
+    write_leads(tmp_path / "leads.csv", 400, bad_share=0)
+    with shop(tmp_path) as market:
+        with market.simulator.lock:
+            market.simulator.model.faults.scripted.append(Scripted("drop", "create", after=1))
+        done = market.run("load", "leads.csv", "--on-doubt", "stop", ORCHESTRATOR_LIMITS__DOUBT_LEASE="1")
+        assert done.code == 75, done
+        (one,) = told(market)
+        held = re.fullmatch(r"1 chunk may or may not have been imported \(chunk \d\); --on-doubt is stop", _why(one))
+        assert held is not None, one
+        assert f"stopped: {held[0]}" in market.run("status").out
+
+
+def _why(told: dict[str, object]) -> str:
+    return str(told["waiting_for"])
 
 
 def test_a_plan_says_whether_its_calls_fit_into_the_day(tmp_path: Path) -> None:
