@@ -85,8 +85,8 @@ class Strikes:
 
 def quota_spent(why: str, now: float) -> QuotaSpent:
     """What stops a load that has no calls left today."""
-    at = datetime.fromtimestamp(quota_renews_at(now), UTC).strftime("%Y-%m-%d %H:%M UTC")
+    at = datetime.fromtimestamp(quota_renews_at(now), UTC).strftime("%H:%M UTC on %Y-%m-%d")
     return QuotaSpent(
-        f"the day's calls are used up: {why}",
-        remedy=f"The quota is renewed by {at}; run the same command again then.",
+        f"the day's calls are used up until {at}: {why}",
+        remedy="The quota is renewed by then; run the same command again after that.",
     )
