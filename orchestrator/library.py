@@ -81,6 +81,7 @@ from orchestrator.retention import forget_old
 from orchestrator.retention import purge as purge_load
 from orchestrator.runner.loop import Estimate, Progress, Runner
 from orchestrator.runner.quota import Quota
+from orchestrator.runner.strikes import doubt_held
 
 log = structlog.get_logger()
 
@@ -663,9 +664,7 @@ def _finish(
     keep_days: float,
 ) -> LoadResult:
     """The load's last word: its report and exit code, or why it stopped."""
-    states = ledger.chunks_by_state(load.id)
-    over = all(state in AT_REST for state, count in states.items() if count)
-    if not over and stopped is None:
+    if not _is_over(ledger.chunks_by_state(load.id)) and stopped is None:
         totals = totals_of(load, ledger.records(load.id))
         return LoadResult(load, totals, interrupted, Path(load.report_dir), interrupted=True)
     if stopped is not None:
@@ -678,6 +677,11 @@ def _finish(
     retrying.forget(ledger, load)
     forget_old(ledger, keep_days, clock.now(), but=load)
     return result
+
+
+def _is_over(states: Mapping[State, int]) -> bool:
+    """Is every chunk at rest?"""
+    return all(state in AT_REST for state, count in states.items() if count)
 
 
 def _report(ledger: Ledger, load: Load, now: float, exit_code: int | None, *, stopped: str = "") -> LoadResult:
@@ -822,10 +826,25 @@ def report(config: Config, load: str) -> LoadResult:
         known = _known(ledger, load)
         if known.finished_at is not None:
             return replace(_again(config, ledger, known, Clock().now()), already_finished=False)
-        code = known.exit_code
-        if code is None:
-            code = exit_code_of(totals_of(known, ledger.records(known.id)), fail_on_warning=False)
-        return _report(ledger, known, Clock().now(), code, stopped="the load is not finished")
+        unfinished = _unfinished(ledger, known)
+        result = _report(ledger, known, Clock().now(), unfinished.exit_code, stopped=unfinished.message)
+        return replace(result, stopped=unfinished)
+
+
+def _unfinished(ledger: Ledger, load: Load) -> OrchestratorError:
+    """Why a load is not finished, by what the ledger says of it."""
+    status = _status(ledger, load)
+    if status.running:
+        pid = locks.owner_of(ledger.path, load.id)
+        return LoadBusy(
+            f"load {load.id} is being run by process {pid or 'unknown'}",
+            remedy="`orchestrator status` shows how it stands; run this again when it has ended.",
+        )
+    if status.chunks_by_state.get(State.HELD) and _is_over(status.chunks_by_state):
+        return doubt_held(ledger.held(load.id))
+    if status.run is not None and status.run.ended and status.run.waiting_for:
+        return LoadUnfinished(f"load {load.id} stopped early: {status.run.waiting_for}")
+    return LoadUnfinished(f"load {load.id} was interrupted")
 
 
 def purge(config: Config, load: str, *, unfinished: bool = False) -> Load:

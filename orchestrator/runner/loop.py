@@ -44,7 +44,7 @@ from orchestrator.runner.lag import watch_lag
 from orchestrator.runner.offering import Offering
 from orchestrator.runner.quota import Quota
 from orchestrator.runner.resending import send_again
-from orchestrator.runner.strikes import Strikes, quota_spent
+from orchestrator.runner.strikes import Strikes, doubt_held, quota_spent
 
 log = structlog.get_logger()
 
@@ -248,13 +248,7 @@ class Runner:
         """At the end: is there nothing left but doubts that people must decide?"""
         if self._books.unfinished or not self._books.by_state[State.HELD]:
             return None
-        held = await self._books.ask(self._ledger.held, self._load.id)
-        doubts = [str(standing.number) for standing in held if standing.doubts]
-        count = "1 chunk" if len(doubts) == 1 else f"{len(doubts)} chunks"
-        return DoubtHeld(
-            f"{count} may or may not have been imported (chunk {', '.join(doubts)}); --on-doubt is stop",
-            remedy="Look in Marketo, then `resume --on-doubt resend` to send them again.",
-        )
+        return doubt_held(await self._books.ask(self._ledger.held, self._load.id))
 
     async def _do(self, action: Action) -> None:
         """One action to its end. An expected error stops the load; what it left is in the ledger."""
