@@ -55,7 +55,7 @@ from orchestrator.core.model import (
     Totals,
 )
 from orchestrator.core.origins import called, is_text, place, source_name
-from orchestrator.core.pace import ANSWERS_A_CHUNK
+from orchestrator.core.pace import calls_of
 from orchestrator.core.plan import load_id
 from orchestrator.core.reasons import ReasonCount
 from orchestrator.core.report import exit_code as exit_code_of
@@ -777,7 +777,7 @@ def _planned(
         source=source.name if source.spool else str(source.path),
         plan=planned,
         load_id=_identity(planned.fingerprint, planned.format, config, options)(0),
-        calls=round(len(planned.chunks) * (1 + ANSWERS_A_CHUNK)) + 1,
+        calls=calls_of(len(planned.chunks)),
         calls_left=None,
         seconds=seconds,
         findings=tuple(findings),
