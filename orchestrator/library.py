@@ -30,7 +30,7 @@ from orchestrator.adapters.salvage import Salvaged, Unreadable, salvage
 from orchestrator.caller import Caller
 from orchestrator.checks import CheckLine
 from orchestrator.config import Config
-from orchestrator.core.expect import PROCESSORS, Speed, learn
+from orchestrator.core.expect import expect, learn, seconds_left
 from orchestrator.core.fields import Described, misfits
 from orchestrator.core.lifecycle import AT_REST
 from orchestrator.core.locate import read_sent
@@ -61,7 +61,7 @@ from orchestrator.core.reasons import ReasonCount
 from orchestrator.core.report import exit_code as exit_code_of
 from orchestrator.core.report import totals as totals_of
 from orchestrator.core.retry import Again, Tally
-from orchestrator.core.schedule import Limits
+from orchestrator.core.schedule import Limits, in_queue
 from orchestrator.core.values import ValueFinding, Values
 from orchestrator.core.worth import Which
 from orchestrator.errors import (
@@ -767,22 +767,30 @@ def _planned(
     for value in values:
         rows = ", ".join(f"{row:,}" for row in value.first_rows) + (", …" if value.rows > len(value.first_rows) else "")
         findings.append(f"column {value.column!r}: {value.rows:,} values: {value.reason} (rows {rows})")
-    speed: Speed | None = None
-    if config.ledger_path.exists():
-        with _ledger(config) as ledger:
-            speed = learn(ledger.past(config.subscription_host))
-    unsent = planned.rejected_rows + planned.superseded_rows
-    seconds = (planned.rows - unsent) * speed.pace_row_s / PROCESSORS if speed else None
     return PlanSummary(
         source=source.name if source.spool else str(source.path),
         plan=planned,
         load_id=_identity(planned.fingerprint, planned.format, config, options)(0),
         calls=calls_of(len(planned.chunks)),
         calls_left=None,
-        seconds=seconds,
+        seconds=_foretold_s(config, planned, options.target),
         findings=tuple(findings),
         values=tuple(values),
     )
+
+
+def _foretold_s(config: Config, plan: Plan, target: Target) -> float | None:
+    """How long it will probably take, behind the batches that are in the queue now; None while nothing is known."""
+    if not config.ledger_path.exists():
+        return None
+    with _ledger(config) as ledger:
+        speed = learn(ledger.past(config.subscription_host))
+        queued = in_queue(ledger.open_chunks(config.subscription_host))
+    if speed is None:
+        return None
+    rows = plan.rows - plan.rejected_rows - plan.superseded_rows
+    one_at_a_time = target.list_id is not None or len(plan.chunks) == 1
+    return seconds_left(expect(queued, speed), rows, speed, Clock().now(), one_at_a_time=one_at_a_time)
 
 
 def _header_findings(header: tuple[str, ...], fields: tuple[Described | None, str], target: Target) -> list[str]:

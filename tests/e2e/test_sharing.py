@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 from e2e.shop import Shop, quick, shop
 
 from orchestrator.simulator.faults import Scripted
@@ -134,6 +135,25 @@ def test_status_says_which_doubts_stopped_a_load(tmp_path: Path) -> None:
 
 def _why(told: dict[str, object]) -> str:
     return str(told["waiting_for"])
+
+
+def test_a_plan_foretells_what_waits_before_it_and_that_a_list_takes_one_batch_at_a_time(tmp_path: Path) -> None:
+    """A load that ends an hour after it was said to is a campaign that goes to half of its people."""
+    write_leads(tmp_path / "before.csv", 400, bad_share=0)
+    write_leads(tmp_path / "now.csv", 2_000, bad_share=0, first=100_001)
+    write_leads(tmp_path / "next.csv", 400, bad_share=0, first=200_001)
+
+    def foretold(*flags: str) -> float:
+        return float(market.run("plan", "next.csv", "--json", *flags).summary["seconds"])
+
+    with shop(tmp_path, quick(seconds_per_job=1.0)) as market:
+        assert market.run("load", "before.csv").code == 0
+        alone = foretold()
+        assert foretold("--list-id", "1001") == pytest.approx(2 * alone)
+        load = market.start("load", "now.csv")
+        wait_until("what is queued counts", lambda: foretold() > alone + 0.3)
+        load.kill()
+        load.communicate()
 
 
 def test_a_plan_says_whether_its_calls_fit_into_the_day(tmp_path: Path) -> None:
