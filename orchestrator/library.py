@@ -30,7 +30,7 @@ from orchestrator.adapters.salvage import Salvaged, Unreadable, salvage
 from orchestrator.caller import Caller
 from orchestrator.checks import CheckLine
 from orchestrator.config import Config
-from orchestrator.core.expect import PROCESSORS, Speed, learn
+from orchestrator.core.expect import expect, learn, seconds_left
 from orchestrator.core.fields import Described, misfits
 from orchestrator.core.lifecycle import AT_REST
 from orchestrator.core.locate import read_sent
@@ -55,17 +55,16 @@ from orchestrator.core.model import (
     Totals,
 )
 from orchestrator.core.origins import called, is_text, place, source_name
-from orchestrator.core.pace import ANSWERS_A_CHUNK
+from orchestrator.core.pace import calls_of
 from orchestrator.core.plan import load_id
 from orchestrator.core.reasons import ReasonCount
 from orchestrator.core.report import exit_code as exit_code_of
 from orchestrator.core.report import totals as totals_of
 from orchestrator.core.retry import Again, Tally
-from orchestrator.core.schedule import Limits
+from orchestrator.core.schedule import Limits, in_queue
 from orchestrator.core.values import ValueFinding, Values
 from orchestrator.core.worth import Which
 from orchestrator.errors import (
-    DoubtHeld,
     LedgerUnusable,
     LoadBusy,
     LoadUnfinished,
@@ -82,6 +81,7 @@ from orchestrator.retention import forget_old
 from orchestrator.retention import purge as purge_load
 from orchestrator.runner.loop import Estimate, Progress, Runner
 from orchestrator.runner.quota import Quota
+from orchestrator.runner.strikes import doubt_held
 
 log = structlog.get_logger()
 
@@ -664,16 +664,7 @@ def _finish(
     keep_days: float,
 ) -> LoadResult:
     """The load's last word: its report and exit code, or why it stopped."""
-    states = ledger.chunks_by_state(load.id)
-    over = all(state in AT_REST for state, count in states.items() if count)
-    if over and states.get(State.HELD):
-        doubts = [str(standing.number) for standing in ledger.held(load.id) if standing.doubts]
-        held = ", ".join(doubts)
-        stopped = stopped or DoubtHeld(
-            f"{len(doubts)} chunks may or may not have been imported (chunk {held}); --on-doubt is stop",
-            remedy="Look in Marketo, then `resume --on-doubt resend` to send them again.",
-        )
-    if not over and stopped is None:
+    if not _is_over(ledger.chunks_by_state(load.id)) and stopped is None:
         totals = totals_of(load, ledger.records(load.id))
         return LoadResult(load, totals, interrupted, Path(load.report_dir), interrupted=True)
     if stopped is not None:
@@ -686,6 +677,11 @@ def _finish(
     retrying.forget(ledger, load)
     forget_old(ledger, keep_days, clock.now(), but=load)
     return result
+
+
+def _is_over(states: Mapping[State, int]) -> bool:
+    """Is every chunk at rest?"""
+    return all(state in AT_REST for state, count in states.items() if count)
 
 
 def _report(ledger: Ledger, load: Load, now: float, exit_code: int | None, *, stopped: str = "") -> LoadResult:
@@ -771,22 +767,30 @@ def _planned(
     for value in values:
         rows = ", ".join(f"{row:,}" for row in value.first_rows) + (", …" if value.rows > len(value.first_rows) else "")
         findings.append(f"column {value.column!r}: {value.rows:,} values: {value.reason} (rows {rows})")
-    speed: Speed | None = None
-    if config.ledger_path.exists():
-        with _ledger(config) as ledger:
-            speed = learn(ledger.past(config.subscription_host))
-    unsent = planned.rejected_rows + planned.superseded_rows
-    seconds = (planned.rows - unsent) * speed.pace_row_s / PROCESSORS if speed else None
     return PlanSummary(
         source=source.name if source.spool else str(source.path),
         plan=planned,
         load_id=_identity(planned.fingerprint, planned.format, config, options)(0),
-        calls=round(len(planned.chunks) * (1 + ANSWERS_A_CHUNK)) + 1,
+        calls=calls_of(len(planned.chunks)),
         calls_left=None,
-        seconds=seconds,
+        seconds=_foretold_s(config, planned, options.target),
         findings=tuple(findings),
         values=tuple(values),
     )
+
+
+def _foretold_s(config: Config, plan: Plan, target: Target) -> float | None:
+    """How long it will probably take, behind the batches that are in the queue now; None while nothing is known."""
+    if not config.ledger_path.exists():
+        return None
+    with _ledger(config) as ledger:
+        speed = learn(ledger.past(config.subscription_host))
+        queued = in_queue(ledger.open_chunks(config.subscription_host))
+    if speed is None:
+        return None
+    rows = plan.rows - plan.rejected_rows - plan.superseded_rows
+    one_at_a_time = target.list_id is not None or len(plan.chunks) == 1
+    return seconds_left(expect(queued, speed), rows, speed, Clock().now(), one_at_a_time=one_at_a_time)
 
 
 def _header_findings(header: tuple[str, ...], fields: tuple[Described | None, str], target: Target) -> list[str]:
@@ -830,10 +834,25 @@ def report(config: Config, load: str) -> LoadResult:
         known = _known(ledger, load)
         if known.finished_at is not None:
             return replace(_again(config, ledger, known, Clock().now()), already_finished=False)
-        code = known.exit_code
-        if code is None:
-            code = exit_code_of(totals_of(known, ledger.records(known.id)), fail_on_warning=False)
-        return _report(ledger, known, Clock().now(), code, stopped="the load is not finished")
+        unfinished = _unfinished(ledger, known)
+        result = _report(ledger, known, Clock().now(), unfinished.exit_code, stopped=unfinished.message)
+        return replace(result, stopped=unfinished)
+
+
+def _unfinished(ledger: Ledger, load: Load) -> OrchestratorError:
+    """Why a load is not finished, by what the ledger says of it."""
+    status = _status(ledger, load)
+    if status.running:
+        pid = locks.owner_of(ledger.path, load.id)
+        return LoadBusy(
+            f"load {load.id} is being run by process {pid or 'unknown'}",
+            remedy="`orchestrator status` shows how it stands; run this again when it has ended.",
+        )
+    if status.chunks_by_state.get(State.HELD) and _is_over(status.chunks_by_state):
+        return doubt_held(ledger.held(load.id))
+    if status.run is not None and status.run.ended and status.run.waiting_for:
+        return LoadUnfinished(f"load {load.id} stopped early: {status.run.waiting_for}")
+    return LoadUnfinished(f"load {load.id} was interrupted")
 
 
 def purge(config: Config, load: str, *, unfinished: bool = False) -> Load:

@@ -24,7 +24,7 @@ from orchestrator.core.origins import source_name, source_path
 from orchestrator.core.reasons import ReasonCount
 from orchestrator.core.verdicts import plain, without_addresses
 from orchestrator.core.worth import ReasonClass, class_of
-from orchestrator.errors import DoubtHeld, LedgerUnusable, OrchestratorError
+from orchestrator.errors import DoubtHeld, LedgerUnusable, LoadBusy, LoadUnfinished, OrchestratorError
 from orchestrator.library import LoadResult, LoadStatus, PlanSummary
 from orchestrator.runner.loop import Progress
 
@@ -138,6 +138,7 @@ def show_result(output: Output, result: LoadResult, *, resume: str, retry: str) 
     """
     totals, code = result.totals, result.exit_code
     stopped = result.interrupted or result.stopped is not None
+    resumable = stopped and not isinstance(result.stopped, LoadBusy)
     reasons = [replace(one, reason=without_addresses(one.reason)) for one in result.reasons[:REASONS_IN_JSON]]
     output.json(
         "summary",
@@ -150,16 +151,18 @@ def show_result(output: Output, result: LoadResult, *, resume: str, retry: str) 
         eta_error=result.eta_error,
         report_dir=str(result.report_dir),
         already_finished=result.already_finished,
-        resume=resume if stopped else None,
+        resume=resume if resumable else None,
     )
     if stopped:
         if result.stopped is not None:
-            output.always(f"stopped: {result.stopped}")
+            word = "not finished" if isinstance(result.stopped, LoadBusy | LoadUnfinished) else "stopped"
+            output.always(f"{word}: {result.stopped}")
         else:
             output.note("stopped; what was sent goes on inside Marketo")
         open_rows = totals.unsent + totals.unknown
         output.note(f"{totals.imported:,} of {totals.rows:,} rows are imported so far, {open_rows:,} are open")
-        output.always(f"to go on: {resume}")
+        if resumable:
+            output.always(f"to go on: {resume}")
         if result.stopped is not None:
             output.note(f"report so far: {result.report_dir}")
         return code

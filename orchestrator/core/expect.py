@@ -209,12 +209,20 @@ def expect(batches: Sequence[Standing], speed: Speed, since: tuple[float, float]
     return expected
 
 
-def seconds_left(expected: Sequence[Expected], rows_unsent: int, speed: Speed, now: float) -> float:
-    """How long until all open batches and the rows still to be sent are probably over."""
+def seconds_left(
+    expected: Sequence[Expected], rows_unsent: int, speed: Speed, now: float, *, one_at_a_time: bool = False
+) -> float:
+    """How long until all open batches and the rows still to be sent are probably over.
+
+    one_at_a_time: these rows never keep both processors busy, since Marketo imports into a static list one batch after
+    the other.
+    """
     free_at = [max(now, at) for at in speed.free_at]
     for one in expected:
         free_at = sorted([*free_at, max(now, one.over_at)])[-PROCESSORS:]
     work_s = rows_unsent * speed.pace_row_s
+    if one_at_a_time:
+        return free_at[1] + work_s - now
     behind_s = free_at[1] - free_at[0]
     if work_s <= behind_s:  # what is left fits in the processor that is free first
         return free_at[1] - now

@@ -143,10 +143,7 @@ def next_actions(
     busy: chunks with an action under way. uploading: how many of those are uploads.
     """
     draft = _Draft()
-    accepted = sorted(
-        (s for s in view.open if s.offer is not None and s.offer.accepted_at is not None),
-        key=lambda s: (s.offer.accepted_at if s.offer and s.offer.accepted_at else 0.0, s.load_id, s.number),
-    )
+    accepted = in_queue(view.open)
     expected = expect(accepted, view.speed) if view.speed is not None else []
     dry_at = view.speed.dry_at(accepted) if view.speed is not None else 0.0
     _collect(view, now, busy, draft)
@@ -155,7 +152,10 @@ def next_actions(
     others_before = any(one.others_before for one in expected)
     waiting_for, wants = _submit(view, others_before, now, limits, busy, uploading, draft)
     wake_at = min((at for at in draft.wakes if at > now), default=now + limits.max_interval_s)
-    eta_s = seconds_left(expected, view.rows_unsent, view.speed, now) if view.speed is not None else None
+    eta_s: float | None = None
+    if view.speed is not None:
+        in_list = view.list_id is not None
+        eta_s = seconds_left(expected, view.rows_unsent, view.speed, now, one_at_a_time=in_list)
     others_act = len(view.wishes) > 1 or any(s.load_id not in view.owned for s in view.open)
     return Decision(tuple(draft.actions), wake_at, waiting_for, wants, others_act, eta_s)
 
@@ -319,6 +319,9 @@ def _room(view: View, others_before: bool, unclaimed: int, now: float, limits: L
             why = "its turn: other loads of this ledger have a right to the free slots"
         elif others and mine <= share:
             why = f"a slot: other loads of this ledger hold {others}"
+            if held < ceiling:
+                why = f"batches to end: other loads of this ledger have {others} open"
+                why += ", and no more are held at a time (limits.queue_depth)"
     if ceiling - held <= min(1, view.queue.refusals):  # a probe, too, waits for a slot
         draft.wakes.append(probe_at)
         if view.queue.refused_first_at is not None and held < limits.queued_jobs:
@@ -333,6 +336,8 @@ def _room(view: View, others_before: bool, unclaimed: int, now: float, limits: L
             if view.lane.refused_first_at is not None:
                 since = _clock(view.lane.refused_first_at)
                 why = f"static list {view.list_id}: another import into it is under way since {since}"
+                if mine and mine == in_list:
+                    why = f"its own batch before: static list {view.list_id} takes one import at a time"
     return _Room(min(free), slots, why, lane_is_busy)
 
 
@@ -390,6 +395,14 @@ def fence_passed(doubt: Standing, batches: Collection[Standing]) -> bool:
     ]
     moments = [first for first, _ in sure]
     return any(sum(first <= moment <= last for first, last in sure) >= PROCESSORS for moment in moments)
+
+
+def in_queue(standings: Collection[Standing]) -> list[Standing]:
+    """Those that Marketo has accepted, in the order of acceptance."""
+    return sorted(
+        (s for s in standings if s.offer is not None and s.offer.accepted_at is not None),
+        key=lambda s: (s.offer.accepted_at if s.offer and s.offer.accepted_at else 0.0, s.load_id, s.number),
+    )
 
 
 def in_marketo(standings: Collection[Standing]) -> int:

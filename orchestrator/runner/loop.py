@@ -37,14 +37,14 @@ from orchestrator.core.model import (
 from orchestrator.core.origins import source_name
 from orchestrator.core.schedule import ChunkKey, Decision, Limits, View, in_marketo, next_actions
 from orchestrator.core.share import HEARD_OF_S
-from orchestrator.errors import MaxWaitOver, OrchestratorError, Unreachable
+from orchestrator.errors import DoubtHeld, MaxWaitOver, OrchestratorError, Unreachable
 from orchestrator.runner.books import Books
 from orchestrator.runner.following import Following
 from orchestrator.runner.lag import watch_lag
 from orchestrator.runner.offering import Offering
 from orchestrator.runner.quota import Quota
 from orchestrator.runner.resending import send_again
-from orchestrator.runner.strikes import Strikes, quota_spent
+from orchestrator.runner.strikes import Strikes, doubt_held, quota_spent
 
 log = structlog.get_logger()
 
@@ -239,9 +239,16 @@ class Runner:
     async def _end(self) -> None:
         self._give_back(set(self._adopted))
         await self._store_calls()
+        self._stop = self._stop or await self._doubt_held()
         reason = self._stop.message if self._stop is not None else ""
         await self._tell(Run(self._clock.now(), 0, reason, self._clock.now() if reason else None, ended=True))
         self._show(None, self._clock.now())
+
+    async def _doubt_held(self) -> DoubtHeld | None:
+        """At the end: is there nothing left but doubts that people must decide?"""
+        if self._books.unfinished or not self._books.by_state[State.HELD]:
+            return None
+        return doubt_held(await self._books.ask(self._ledger.held, self._load.id))
 
     async def _do(self, action: Action) -> None:
         """One action to its end. An expected error stops the load; what it left is in the ledger."""

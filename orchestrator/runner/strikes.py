@@ -8,14 +8,24 @@ decided by `verdicts`; when the next try is due, and when a load must stop, is s
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from random import Random
 
+from orchestrator.core.model import Standing
 from orchestrator.core.pace import quota_renews_at
 from orchestrator.core.schedule import ChunkKey, Limits
 from orchestrator.core.verdicts import Ruling, Verdict
-from orchestrator.errors import AccessRefused, InternalFault, Misconfigured, OrchestratorError, QuotaSpent, Unreachable
+from orchestrator.errors import (
+    AccessRefused,
+    DoubtHeld,
+    InternalFault,
+    Misconfigured,
+    OrchestratorError,
+    QuotaSpent,
+    Unreachable,
+)
 
 
 @dataclass(slots=True)
@@ -85,8 +95,18 @@ class Strikes:
 
 def quota_spent(why: str, now: float) -> QuotaSpent:
     """What stops a load that has no calls left today."""
-    at = datetime.fromtimestamp(quota_renews_at(now), UTC).strftime("%Y-%m-%d %H:%M UTC")
+    at = datetime.fromtimestamp(quota_renews_at(now), UTC).strftime("%H:%M UTC on %Y-%m-%d")
     return QuotaSpent(
-        f"the day's calls are used up: {why}",
-        remedy=f"The quota is renewed by {at}; run the same command again then.",
+        f"the day's calls are used up until {at}: {why}",
+        remedy="The quota is renewed by then; run the same command again after that.",
+    )
+
+
+def doubt_held(held: Sequence[Standing]) -> DoubtHeld:
+    """What stops a load of which nothing is left but what people must decide."""
+    doubts = [str(standing.number) for standing in held if standing.doubts]
+    count = "1 chunk" if len(doubts) == 1 else f"{len(doubts)} chunks"
+    return DoubtHeld(
+        f"{count} may or may not have been imported (chunk {', '.join(doubts)}); --on-doubt is stop",
+        remedy="Look in Marketo, then `resume --on-doubt resend` to send them again.",
     )

@@ -26,7 +26,7 @@ from report_case import a_case
 
 from orchestrator.adapters.render.tables import COLUMNS, FORMULA_STARTS, harmless
 from orchestrator.core import report
-from orchestrator.core.model import ChunkRecord, Counts, State
+from orchestrator.core.model import BatchId, ChunkRecord, Counts, Offer, State
 
 NAMES = {"report.csv", "report.jsonl", "report.json", "report.html", "retry.csv"}
 
@@ -485,6 +485,22 @@ def test_the_page_asks_for_nothing_from_outside(tmp_path: Path) -> None:
     for name, tag in (("style-src", "style"), ("script-src", "script")):
         (inside,) = re.findall(rf"<{tag}>(.*)</{tag}>", page, re.DOTALL)
         assert rules[name] == f"'sha256-{base64.b64encode(hashlib.sha256(inside.encode()).digest()).decode()}'"
+
+
+def test_the_page_of_a_load_that_is_not_finished_does_not_give_up_rows_that_are_under_way(tmp_path: Path) -> None:
+    """A batch in the queue is no lost one, and rows that nobody has imported have no speed."""
+    case = a_case(tmp_path, b"email,n\na@x,1\nb@x,2\n")
+    (record,) = case.records
+    offer = Offer(attempt=1, offered_at=1.0, slot=1, batch_id=BatchId(7), accepted_at=2.0)
+    standing = replace(record.standing, state=State.QUEUED, attempts=1, offer=offer)
+    case.records[0] = ChunkRecord(record.chunk, standing, (offer,))
+    case.write(stopped="load abc is being run by process 7")
+    text = Page(case.read("report.html").decode()).text
+    assert "Not finished yet" in text
+    assert "is being run by process 7" in text
+    assert "Outcome not known yet" in text
+    assert "nobody can say" not in text
+    assert "rows a second" not in text
 
 
 def test_the_page_says_how_many_rows_it_leaves_out(tmp_path: Path) -> None:

@@ -89,6 +89,16 @@ def test_a_batch_that_waits_although_both_processors_should_be_free_tells_of_oth
     assert not two.others_before
 
 
+def test_batches_into_a_static_list_have_one_processor() -> None:
+    """They go one after the other: an ETA that counts on the second one is half of what it takes."""
+    speed = learn(history(60.0, lag=0.0))
+    assert speed is not None
+    left = seconds_left([], 1000, speed, NOW, one_at_a_time=True)
+    assert left == pytest.approx(1000 * speed.pace_row_s)
+    behind = seconds_left(expect([waiting(1, NOW)], speed, (NOW, NOW)), 1000, speed, NOW, one_at_a_time=True)
+    assert behind == pytest.approx(left + 10 * speed.row_s)
+
+
 def test_what_is_left_is_shared_by_two_processors() -> None:
     """An ETA that forgets the second one is twice too long."""
     speed = learn(history(60.0, lag=0.0))

@@ -57,6 +57,10 @@ def decide(
     queue: Admission | None = None,
     past: tuple[Past, ...] = (),
     unsent: int | None = None,
+    rows_unsent: int = 0,
+    list_id: int | None = None,
+    lane: Admission | None = None,
+    list_open: int = 0,
     wishes: tuple[Wish, ...] = (),
     calls_left: int | None = None,
     watches: dict[tuple[LoadId, int], Watch] | None = None,
@@ -74,6 +78,11 @@ def decide(
         wishes=wishes,
         unfinished=len(ready) + len(open_),
         unsent=len(ready) if unsent is None else unsent,
+        rows_unsent=rows_unsent,
+        list_id=list_id,
+        lane=lane,
+        list_open=list_open,
+        list_in_marketo=list_open,
         calls_left=calls_left,
     )
     return next_actions(
@@ -273,6 +282,36 @@ def test_a_load_takes_no_slot_that_a_more_urgent_one_has_a_right_to() -> None:
     decision = decide(open_=three, ready=(planned(9),), wishes=wishes, limits=replace(LIMITS, queued_jobs=5))
     assert not [a for a in decision.actions if isinstance(a, Submit)]
     assert "its turn" in decision.waiting_for
+
+
+def test_a_load_into_a_static_list_is_foretold_one_batch_at_a_time() -> None:
+    """Two processors do not help where only one batch may be there."""
+    both, one = decide(past=PAST, rows_unsent=1000), decide(past=PAST, rows_unsent=1000, list_id=7, lane=Admission())
+    assert both.eta_s is not None
+    assert one.eta_s is not None
+    assert one.eta_s > 1.8 * both.eta_s
+
+
+def test_who_is_in_the_way_in_a_static_list_is_said_truly() -> None:
+    """ "Another import" sends people to look for one, when it is their own load's batch."""
+    lane = Admission(room=1, refusals=1, refused_first_at=NOW - 5, refused_last_at=NOW - 5)
+    ready = (planned(9),)
+    own = decide(open_=(opened(1),), ready=ready, list_id=7, lane=lane, list_open=1)
+    assert own.waiting_for == "its own batch before: static list 7 takes one import at a time"
+    other = decide(open_=(opened(1, load="theirs"),), ready=ready, list_id=7, lane=lane, list_open=1)
+    assert "static list 7: another import into it is under way since" in other.waiting_for
+    assert not [a for a in (*own.actions, *other.actions) if isinstance(a, Submit)]
+
+
+def test_slots_that_are_free_on_purpose_are_not_said_to_be_held() -> None:
+    """Who is told that others hold the slots looks for somebody who is not there."""
+    theirs = tuple(opened(number, load="theirs") for number in range(1, 7))
+    on_purpose = decide(open_=theirs, ready=(planned(9),), limits=replace(LIMITS, queue_depth=6))
+    assert on_purpose.waiting_for == (
+        "batches to end: other loads of this ledger have 6 open, and no more are held at a time (limits.queue_depth)"
+    )
+    full = decide(open_=theirs, ready=(planned(9),), limits=replace(LIMITS, queued_jobs=6))
+    assert full.waiting_for == "a slot: other loads of this ledger hold 6"
 
 
 def test_when_the_days_calls_run_short_questions_wait_before_uploads_do() -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gzip
+import json
 import re
+import time
 from pathlib import Path
 
 from e2e.shop import quick, shop
@@ -32,6 +34,33 @@ def test_a_load_is_verified_and_then_forgotten(tmp_path: Path) -> None:
         assert not folder.exists()
         assert "no loads yet" in market.run("status").out
         assert market.run("purge", folder.name).code == 78
+
+
+def test_a_report_of_a_load_that_is_not_finished_says_so(tmp_path: Path) -> None:
+    """3 would tell a script that all is over, and that the rest was lost."""
+    write_leads(tmp_path / "leads.csv", 4_000, bad_share=0)
+    with shop(tmp_path, quick(seconds_per_job=30.0)) as market:
+        process = market.start("load", "leads.csv")
+        until = time.monotonic() + 30
+        while len(market.simulator.model.jobs) < 4:
+            assert time.monotonic() < until
+            time.sleep(0.05)
+        load = json.loads(market.run("status", "--json").out.splitlines()[0])["load_id"]
+        running = market.run("report", load, "--json")
+        assert running.code == running.summary["exit_code"] == 75, running
+        assert f"not finished: load {load} is being run by process {process.pid}" in running.err
+        assert running.summary["resume"] is None
+        assert market.report().json["exit_code"] == 75
+        process.kill()
+        process.communicate()
+        killed = market.run("report", load)
+        assert killed.code == 75, killed
+        assert f"not finished: load {load} was interrupted" in killed.err
+        assert f"to go on: orchestrator resume {load}\n" in killed.err
+        assert market.run("load", "leads.csv", "--max-wait", "1s").code == 75
+        stopped = market.run("report", load)
+        assert stopped.code == 75, stopped
+        assert f"not finished: load {load} stopped early: --max-wait of 1 s is over" in stopped.err
 
 
 def test_old_reports_are_removed_when_a_load_finishes(tmp_path: Path) -> None:

@@ -10,8 +10,10 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 from e2e.shop import Shop, quick, shop
 
+from orchestrator.simulator.faults import Scripted
 from orchestrator.simulator.leads import write_leads
 
 
@@ -108,12 +110,50 @@ def test_status_says_why_a_load_stopped_early(tmp_path: Path) -> None:
             ORCHESTRATOR_LIMITS__RESERVE_CALLS_PER_DAY="20",
         )
         assert done.code == 75, done
-        assert "stopped: the day's calls are used up" in market.run("status").out
+        until = r"stopped: the day's calls are used up until 06:05 UTC on \d{4}-\d{2}-\d{2}: "
+        assert re.search(until, market.run("status").out)
         with market.simulator.lock:
             calls = market.simulator.model.calls
             assert sum(calls.values()) - calls["token"] <= 24, calls
         again = market.run("load", "leads.csv")
         assert again.code == 0, again
+
+
+def test_status_says_which_doubts_stopped_a_load(tmp_path: Path) -> None:
+    """Somebody has to look into Marketo for just these chunks."""
+    write_leads(tmp_path / "leads.csv", 400, bad_share=0)
+    with shop(tmp_path) as market:
+        with market.simulator.lock:
+            market.simulator.model.faults.scripted.append(Scripted("drop", "create", after=1))
+        done = market.run("load", "leads.csv", "--on-doubt", "stop", ORCHESTRATOR_LIMITS__DOUBT_LEASE="1")
+        assert done.code == 75, done
+        (one,) = told(market)
+        held = re.fullmatch(r"1 chunk may or may not have been imported \(chunk \d\); --on-doubt is stop", _why(one))
+        assert held is not None, one
+        assert f"stopped: {held[0]}" in market.run("status").out
+
+
+def _why(told: dict[str, object]) -> str:
+    return str(told["waiting_for"])
+
+
+def test_a_plan_foretells_what_waits_before_it_and_that_a_list_takes_one_batch_at_a_time(tmp_path: Path) -> None:
+    """A load that ends an hour after it was said to is a campaign that goes to half of its people."""
+    write_leads(tmp_path / "before.csv", 400, bad_share=0)
+    write_leads(tmp_path / "now.csv", 2_000, bad_share=0, first=100_001)
+    write_leads(tmp_path / "next.csv", 400, bad_share=0, first=200_001)
+
+    def foretold(*flags: str) -> float:
+        return float(market.run("plan", "next.csv", "--json", *flags).summary["seconds"])
+
+    with shop(tmp_path, quick(seconds_per_job=1.0)) as market:
+        assert market.run("load", "before.csv").code == 0
+        alone = foretold()
+        assert foretold("--list-id", "1001") == pytest.approx(2 * alone)
+        load = market.start("load", "now.csv")
+        wait_until("what is queued counts", lambda: foretold() > alone + 0.3)
+        load.kill()
+        load.communicate()
 
 
 def test_a_plan_says_whether_its_calls_fit_into_the_day(tmp_path: Path) -> None:

@@ -37,6 +37,8 @@ LABELS = {
     "unsent": "Not sent",
     "unknown": "Outcome unknown",
 }
+OPEN_LABELS = {"unsent": "Not sent yet", "unknown": "Outcome not known yet"}
+"""The same of a load that is not finished."""
 KINDS = {"failure": "failed", "warning": "warning", "rejected": "rejected"}
 FILLS = {"failure": "failed", "warning": "warned", "rejected": "rejected"}
 
@@ -135,7 +137,8 @@ def write_page(
         "subscription": load.subscription,
         "totals": totals,
         "parts": parts_of(totals),
-        "labels": LABELS,
+        "labels": {**LABELS, **(OPEN_LABELS if summary["stopped"] else {})},
+        "settled": totals.rows - totals.unsent - totals.unknown,
         "kinds": KINDS,
         "fills": FILLS,
         "calls": sum(count for kind, count in summary["calls"].items() if kind != "token"),
@@ -165,8 +168,8 @@ def verdict_of(totals: Totals, stopped: str) -> Verdict:
     lost, unknown = totals.failed + totals.rejected + totals.unsent, totals.unknown
     warned = f", {_number(totals.warned)} of them with a warning" if totals.warned else ""
     if stopped:
-        sentence = f"{_number(totals.imported)} of {_rows(totals.rows)} are imported so far. It stopped: {stopped}."
-        return Verdict("Not finished", sentence, "bad")
+        sentence = f"{_number(totals.imported)} of {_rows(totals.rows)} are imported so far."
+        return Verdict("Not finished yet", f"{sentence} The load is not finished yet: {stopped}.", "bad")
     if not lost and not unknown:
         sentence = "The row is" if totals.rows == 1 else f"All {_rows(totals.rows)} are"
         return Verdict("Everything is imported", f"{sentence} imported{warned}.", "good")
