@@ -328,7 +328,7 @@ def plan_retry(config: Config, load: str, options: RetryOptions, *, clock: Clock
                 if ownership is not None:
                     ownership.release()
                 return RetrySummary(of, rows.tally, moved)
-            report_dir = _report_folder(options.report_dir or config.report_dir / known)
+            report_dir = _report_folder(ledger, known, options.report_dir or config.report_dir / known)
             at = replace(at, path=str(source.keep(known)))
             new = _new_load(known, at, plan, again, of.subscription, report_dir, (clock or Clock()).now())
             new = replace(new, on_doubt=of.on_doubt, origin=of.origin, retry=retry)
@@ -408,7 +408,7 @@ def _known_or_planned(
     while options.force and (earlier := ledger.load(identity(again))) is not None and earlier.finished_at is not None:
         again += 1
     number = identity(again)
-    report_dir = _report_folder(options.report_dir or config.report_dir / number)
+    report_dir = _report_folder(ledger, number, options.report_dir or config.report_dir / number)
     at = replace(at, path=str(source.keep(number)))
     new = _new_load(number, at, plan, options, config.subscription_host, report_dir, clock.now())
     new = replace(new, on_doubt=options.on_doubt, origin=source.origin, priority=options.priority or "normal")
@@ -477,6 +477,7 @@ def _known_again(
 
 
 def _moved(ledger: Ledger, known: Load, source: intake.Source | None, options: LoadOptions) -> Load:
+    wanted = _report_folder(ledger, known.id, options.report_dir or Path(known.report_dir))
     at, origin = known.source, known.origin
     if source is not None and (known.retry is None or source.spool is not None):  # a user's file is no spool
         path, origin = source.keep(known.id), source.origin
@@ -484,14 +485,13 @@ def _moved(ledger: Ledger, known: Load, source: intake.Source | None, options: L
         at = SourceFile(str(path), stat.st_size, stat.st_mtime_ns, stat.st_ino)
         if at.path != known.source.path:  # the same rows from another file: the spool file of before is not needed
             retrying.forget(ledger, known)
-    wanted = _report_folder(options.report_dir or Path(known.report_dir))
     collected = str(wanted / COLLECTED)
     ledger.move_source(known.id, at, origin, str(wanted), collected)
     return replace(known, source=at, origin=origin, report_dir=str(wanted), collected_dir=collected)
 
 
-def _report_folder(folder: Path) -> Path:
-    """The report's folder, made before anything is sent."""
+def _report_folder(ledger: Ledger, load: LoadId, folder: Path) -> Path:
+    """The report's folder, made before anything is sent. Of one load only: another's report would be written over."""
     try:
         folder = folder.resolve()
         if not is_text(str(folder)):
@@ -504,6 +504,11 @@ def _report_folder(folder: Path) -> Path:
             f"report folder {folder}: {_why(error)}",
             remedy="Name another with --report-dir or report.dir; nothing was sent.",
         ) from error
+    if others := [other for other in ledger.reporting_to(str(folder)) if other != load]:
+        raise Misconfigured(
+            f"report folder {folder}: it is that of load {others[0]}; nothing was sent",
+            remedy="Name another with --report-dir.",
+        )
     return folder
 
 

@@ -297,6 +297,10 @@ class Ledger:
                 (at, exit_code, load_id),
             )
 
+    def reporting_to(self, folder: str) -> list[LoadId]:
+        """The loads whose report is in this folder: at most one of this release's."""
+        return [LoadId(row[0]) for row in self._all("SELECT id FROM loads WHERE report_dir = ? ORDER BY id", folder)]
+
     def collected_paths(self, load_id: LoadId) -> list[str]:
         """Failure and warning files of all its batches, wherever they were saved."""
         return [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import json
 import re
 from pathlib import Path
 
@@ -32,6 +33,27 @@ def test_a_load_is_verified_and_then_forgotten(tmp_path: Path) -> None:
         assert not folder.exists()
         assert "no loads yet" in market.run("status").out
         assert market.run("purge", folder.name).code == 78
+
+
+def test_a_report_folder_is_that_of_one_load(tmp_path: Path) -> None:
+    """The second report would be written over the first, and purging one load would remove that of the other."""
+    write_leads(tmp_path / "one.csv", 50, bad_share=0.2)
+    write_leads(tmp_path / "two.csv", 50, first=100)
+    with shop(tmp_path, quick()) as market:
+        assert market.run("load", "one.csv", "--report-dir", "desk").code == 3
+        first = (tmp_path / "desk" / "report.jsonl").read_bytes()
+        one = json.loads((tmp_path / "desk" / "report.json").read_text())["load_id"]
+        for command in (["load", "two.csv"], ["load", "one.csv", "--force"], ["retry", one, "--reasons", "all"]):
+            refused = market.run(*command, "--report-dir", "./desk")
+            assert refused.code == 78, refused
+            assert f"report folder {tmp_path / 'desk'}: it is that of load {one}" in refused.err
+            assert "--report-dir" in refused.err
+        assert market.run("load", "two.csv").code == 0
+        assert market.run("load", "two.csv", "--report-dir", "desk").code == 78, "nor is it moved there"
+        assert market.run("load", "one.csv", "--report-dir", "desk").code == 3, "the same load again"
+        assert (tmp_path / "desk" / "report.jsonl").read_bytes() == first
+        assert market.run("purge", one).code == 0
+        assert market.run("load", "two.csv", "--report-dir", "desk").code == 0, "it is free again"
 
 
 def test_old_reports_are_removed_when_a_load_finishes(tmp_path: Path) -> None:
