@@ -135,6 +135,10 @@ class LoadResult:
     """Why it stopped before its end, when it did; it is resumable then."""
     interrupted: bool = False
     """A signal stopped it before its end; its report was not written."""
+    notes: tuple[str, ...] = ()
+    """What the report does not say, and why."""
+    unfound: bool = False
+    """Its rows cannot be found any more, so they cannot go again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -693,7 +697,10 @@ def _finish(
     return result
 
 
-def _report(ledger: Ledger, load: Load, now: float, exit_code: int | None, *, stopped: str = "") -> LoadResult:
+def _report(
+    ledger: Ledger, load: Load, now: float, exit_code: int | None, *, stopped: str = "", keep: bool = False
+) -> LoadResult:
+    """keep: a report that is there is kept when its rows cannot be found any more."""
     try:
         written = write_report(
             load=load,
@@ -706,6 +713,7 @@ def _report(ledger: Ledger, load: Load, now: float, exit_code: int | None, *, st
             exit_code=exit_code or 0,
             stopped=stopped,
             place_of=retrying.place_of(ledger, load),
+            keep=keep,
         )
     except OSError as error:
         raise ReportFailing(load.report_dir, error) from error
@@ -716,6 +724,8 @@ def _report(ledger: Ledger, load: Load, now: float, exit_code: int | None, *, st
         report_dir=written.folder,
         reasons=written.reasons,
         doubts=written.doubts,
+        notes=written.discrepancies,
+        unfound=written.unfound,
     )
 
 
@@ -838,7 +848,7 @@ def report(config: Config, load: str) -> LoadResult:
         code = known.exit_code
         if code is None:
             code = exit_code_of(totals_of(known, ledger.records(known.id)), fail_on_warning=False)
-        return _report(ledger, known, Clock().now(), code, stopped="the load is not finished")
+        return _report(ledger, known, Clock().now(), code, stopped="the load is not finished", keep=True)
 
 
 def purge(config: Config, load: str, *, unfinished: bool = False) -> Load:
@@ -966,11 +976,11 @@ def _with_source(config: Config, ledger: Ledger, load: Load, interrupted: intake
 def _again(config: Config, ledger: Ledger, load: Load, now: float) -> LoadResult:
     """A load that has finished: nothing is sent, its report is written again.
 
-    Where the rows cannot be had any more (a pipe's), the report that is there is better than one without them.
+    Where the rows cannot be had any more, the report that is there is better than one without them.
     """
     try:
         with retrying.restored(config, ledger, load, lambda: None) as whole:
-            result = _report(ledger, whole, now, load.exit_code)
+            result = _report(ledger, whole, now, load.exit_code, keep=True)
     finally:
         retrying.forget(ledger, load)
     return replace(result, already_finished=True)

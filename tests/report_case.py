@@ -76,7 +76,7 @@ class Case:
         standing = Standing(self.load.id, chunk.number, chunk.rows, State.SETTLED, attempts=1, offer=offer)
         self.records[number - 1] = ChunkRecord(chunk, standing, (offer,))
 
-    def write(self, to: str = "report", records: Any = None) -> Written:
+    def write(self, to: str = "report", records: Any = None, *, keep: bool = False) -> Written:
         return write_report(
             load=self.load,
             records=records or (lambda: self.records),
@@ -86,6 +86,7 @@ class Case:
             started_at=1.0,
             finished_at=61.0,
             exit_code=3,
+            keep=keep,
         )
 
     def read(self, name: str) -> bytes:

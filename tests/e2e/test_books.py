@@ -56,6 +56,29 @@ def test_a_report_folder_is_that_of_one_load(tmp_path: Path) -> None:
         assert market.run("load", "two.csv", "--report-dir", "desk").code == 0, "it is free again"
 
 
+def test_a_report_stays_when_what_its_rows_are_found_from_is_gone(tmp_path: Path) -> None:
+    """Somebody runs `report` a month later, or the same command again, and has nothing left."""
+    write_leads(tmp_path / "leads.csv", 50, bad_share=0.2)
+    with shop(tmp_path, quick()) as market:
+        assert market.run("load", "leads.csv").code == 3
+        folder = market.report().folder
+        before = {path.name: path.read_bytes() for path in folder.glob("re*.*")}
+        for path in (folder / "batches").iterdir():
+            path.unlink()
+        for command in (["report", folder.name], ["load", "leads.csv"]):
+            again = market.run(*command)
+            assert again.code == 3, again
+            assert "note: the report was not written again, and stays as it was: collected files are gone" in again.err
+            assert "orchestrator retry" not in again.err
+            assert {path.name: path.read_bytes() for path in folder.glob("re*.*")} == before
+        (folder / "report.json").unlink()
+        poor = market.run("report", folder.name)
+        assert poor.code == 3, poor
+        assert "note: collected files are gone" in poor.err
+        assert "orchestrator retry" not in poor.err
+        assert (folder / "report.csv").read_bytes().count(b"\n") == 1
+
+
 def test_old_reports_are_removed_when_a_load_finishes(tmp_path: Path) -> None:
     """Nobody remembers to."""
     write_leads(tmp_path / "one.csv", 20)

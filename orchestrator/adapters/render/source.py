@@ -18,6 +18,13 @@ class SourceBytes:
     def __init__(self, load: Load) -> None:
         self._load, self.notes = load, list[str]()
         self._rows = b""
+        self._rejected_unread = 0
+
+    def lost(self) -> list[str]:
+        """What could not be read: the notes, and rejected rows (which nobody misses who sends rows again)."""
+        if not self._rejected_unread:
+            return list(self.notes)
+        return [*self.notes, f"the source has changed: {self._rejected_unread:,} rejected rows have no values here"]
 
     def header(self) -> bytes:
         header = self._read([(self._load.header.start, self._load.header.stop)])
@@ -58,6 +65,7 @@ class SourceBytes:
             return ()
         content = self._read([(rejected.start, rejected.stop)])
         if content is None or not self._is_untouched():
+            self._rejected_unread += 1
             return ()
         span = Span(rejected.start, rejected.stop, 1, rejected.row, rejected.line)
         try:
