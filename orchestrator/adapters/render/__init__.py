@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TextIO
 
 from orchestrator.adapters.render.page import ROWS, write_page
-from orchestrator.adapters.render.source import SourceBytes
+from orchestrator.adapters.render.source import COLLECTED_GONE, SourceBytes
 from orchestrator.adapters.render.summary import SCHEMA, head_of, write_summary
 from orchestrator.adapters.render.tables import Tables, ended
 from orchestrator.core.again import Later
@@ -29,6 +29,8 @@ from orchestrator.core.reasons import ReasonCount, Reasons, by_column
 from orchestrator.core.report import Kind, PlainRun, ReportRow, entries_of_chunk, totals, without_tag
 from orchestrator.core.tags import is_tagged
 
+NOT_IN_RETRY = "failed rows could not be found in the source and are not in retry.csv"
+"""A note, after how many they are."""
 PlaceOf = Callable[[int], tuple[int, int] | None]
 """Row and line in the source of the first load, of a row of this one."""
 
@@ -126,7 +128,7 @@ def write_report(
         return kept
     notes = source.lost()
     if tables.retry_missing:
-        notes.append(f"{tables.retry_missing} failed rows could not be found in the source and are not in retry.csv")
+        notes.append(f"{tables.retry_missing} {NOT_IN_RETRY}")
     reasons = tally.reasons.counts()
     columns = by_column(reasons)
     head = head_of(load, sums, reasons, columns, calls, (started_at, finished_at), exit_code, stopped)
@@ -338,7 +340,7 @@ def _read(file: CollectedFile | None, source: SourceBytes) -> bytes | None:
     try:
         return Path(file.path).read_bytes() if file is not None else None
     except FileNotFoundError:
-        source.note("collected files are gone (after report.keep_days, or by hand): the rows in them are not listed")
+        source.note(COLLECTED_GONE)
         return None
 
 
