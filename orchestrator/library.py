@@ -91,6 +91,8 @@ PATIENCE_S = 5.0
 """How long Marketo is waited for where a load can do without the answer."""
 REJECTED_SHOWN = 5
 """Rejected rows named in a message."""
+IDS_SHOWN = 3
+"""Ids of loads named in a message."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -676,12 +678,7 @@ def _finish(
     states = ledger.chunks_by_state(load.id)
     over = all(state in AT_REST for state, count in states.items() if count)
     if over and states.get(State.HELD):
-        doubts = [str(standing.number) for standing in ledger.held(load.id) if standing.doubts]
-        held = ", ".join(doubts)
-        stopped = stopped or DoubtHeld(
-            f"{len(doubts)} chunks may or may not have been imported (chunk {held}); --on-doubt is stop",
-            remedy="Look in Marketo, then `resume --on-doubt resend` to send them again.",
-        )
+        stopped = stopped or DoubtHeld([standing.number for standing in ledger.held(load.id) if standing.doubts])
     if not over and stopped is None:
         totals = totals_of(load, ledger.records(load.id))
         return LoadResult(load, totals, interrupted, Path(load.report_dir), interrupted=True)
@@ -946,12 +943,16 @@ def _ledger(config: Config, connect: Connect = connect) -> Ledger:
 
 
 def _known(ledger: Ledger, load: str) -> Load:
-    found = ledger.load(load) if load and load.isascii() else None
-    if found is None:
+    begin = ledger.beginning(load, IDS_SHOWN + 1) if load and load.isascii() else []
+    if len(begin) > 1:
+        shown = ", ".join(begin[:IDS_SHOWN]) + ", …" * (len(begin) > IDS_SHOWN)
         raise UnknownLoad(
-            f"ledger {ledger.path}: no load {load!r}, or more than one whose id begins so",
-            remedy="`orchestrator status` lists the loads.",
+            f"ledger {ledger.path}: the ids of several loads begin with {load!r}: {shown}",
+            remedy="Type more of the id.",
         )
+    found = ledger.load(begin[0]) if begin else None
+    if found is None:
+        raise UnknownLoad(f"ledger {ledger.path}: no load {load!r}", remedy="`orchestrator status` lists the loads.")
     return found
 
 

@@ -222,6 +222,11 @@ class Ledger:
         )
         return _load(rows[0]) if len(rows) == 1 else None
 
+    def beginning(self, load_id: str, most: int) -> list[LoadId]:
+        """The ids that begin so, in their order, so many at most."""
+        sql = "SELECT id FROM loads WHERE substr(id, 1, ?) = ? ORDER BY id LIMIT ?"
+        return [LoadId(row[0]) for row in self._all(sql, len(load_id), load_id, most)]
+
     def loads(self) -> list[Load]:
         """All loads, the newest first."""
         return [_load(row) for row in self._all(f"SELECT {_LOAD} FROM loads ORDER BY created_at DESC, id")]

@@ -24,7 +24,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from report_case import a_case
 
-from orchestrator.adapters.render.tables import COLUMNS, FORMULA_STARTS, harmless
+from orchestrator.adapters.render.tables import COLUMNS, FORMULA_STARTS, harmless, head_of_table
 from orchestrator.core import report
 from orchestrator.core.model import ChunkRecord, Counts, LoadId, State
 
@@ -75,6 +75,15 @@ def test_a_column_that_bears_one_of_our_names_is_told_apart(tmp_path: Path) -> N
     (row,) = csv.DictReader(io.StringIO(case.read("report.csv").decode(), newline=""))
     assert (row["reason"], row["source.reason"], row["source.chunk"], row["chunk"]) == ("bad", "why not", "9", "1")
     assert case.lines()[0]["row"] == {"reason": "why not", "email": "a@x", "chunk": "9"}
+
+
+def test_source_file_is_a_name_like_any_other_where_the_table_has_no_such_column(tmp_path: Path) -> None:
+    """Only a load of several files has one."""
+    case = a_case(tmp_path, b"email,source_file\na@x,1\n")
+    case.settle(1, failures="a@x,1,bad\n")
+    case.write()
+    assert case.table()[0] == [*COLUMNS, "email", "source_file"]
+    assert head_of_table(["source_file"], several=True) == [*COLUMNS, "source_file", "source.source_file"]
 
 
 def test_a_name_that_was_told_apart_does_not_meet_one_that_was_there(tmp_path: Path) -> None:

@@ -32,7 +32,7 @@ def test_a_load_is_verified_and_then_forgotten(tmp_path: Path) -> None:
         assert purged.code == 0, purged
         assert not folder.exists()
         assert "no loads yet" in market.run("status").out
-        assert market.run("purge", folder.name).code == 78
+        assert market.run("purge", folder.name).code == 2
 
 
 def test_a_report_folder_is_that_of_one_load(tmp_path: Path) -> None:
