@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -72,16 +73,19 @@ def _retry(folder: Path, report: Mapping[str, Any]) -> Iterator[CheckLine]:
 
 def _others(folder: Path, report: Mapping[str, Any], fields: Sequence[str] | None) -> Iterator[CheckLine]:
     """The tables beside report.jsonl. fields: the columns of the source, where it is at hand."""
-    yield _line("report.csv beside report.jsonl", _faults_of_table(folder, report), "the same rows")
+    fields = _fields(folder, report) if fields is None else fields
+    yield _line("report.csv beside report.jsonl", _faults_of_table(folder, report, fields), "the same rows")
     yield _line("retry.csv beside report.jsonl", _faults_of_retry(folder, report, fields), "its failed rows")
 
 
-def _line(what: str, faults: Iterator[str] | list[str], note: str) -> CheckLine:
-    found = list(faults)
-    if not found:
+def _line(what: str, faults: Iterable[str], note: str) -> CheckLine:
+    """The first faults, and how many more: every row may have one."""
+    rest = iter(faults)
+    shown = list(islice(rest, FAULTS_SHOWN))
+    if not shown:
         return CheckLine(what, True, note)
-    more = len(found) - FAULTS_SHOWN
-    text = "; ".join(found[:FAULTS_SHOWN]) + (f"; and {more:,} more" if more > 0 else "")
+    more = sum(1 for _ in rest)
+    text = "; ".join(shown) + (f"; and {more:,} more" if more else "")
     return CheckLine(what, False, text, NOT_BALANCED)
 
 
@@ -191,13 +195,12 @@ class _Rows:
         self._chunk, self._sent = chunk, read_sent(content[start:], chunk.spans, self._plan.format)
 
 
-def _faults_of_table(folder: Path, report: Mapping[str, Any]) -> Iterator[str]:
+def _faults_of_table(folder: Path, report: Mapping[str, Any], fields: Sequence[str]) -> Iterator[str]:
     """Row by row, every column: the table for spreadsheets says what the lines for programs say."""
     with _opened(folder / "report.csv") as table, _opened(folder / "report.jsonl") as lines:
         records = csv.reader(table)
-        fields, several = _fields(folder, report), len(report["source"]["files"]) > 1
         head = next(records, None)
-        if head != head_of_table(fields, several=several):
+        if head is None or head != head_of_table(fields, several=len(report["source"]["files"]) > 1):
             yield "it has other columns"
             return
         for number, line in enumerate(lines, 1):
@@ -205,19 +208,18 @@ def _faults_of_table(folder: Path, report: Mapping[str, Any]) -> Iterator[str]:
             if record is None:
                 yield f"it ends before row {number}"
                 return
-            if list(row["row"]) != fields[: len(row["row"])] or record != row_of_table(row, len(head)):
+            if list(row["row"]) != list(fields[: len(row["row"])]) or record != row_of_table(row, len(head)):
                 yield f"its row {number} is another one"
         if next(records, None) is not None:
             yield "it has more rows"
 
 
-def _faults_of_retry(folder: Path, report: Mapping[str, Any], fields: Sequence[str] | None) -> Iterator[str]:
+def _faults_of_retry(folder: Path, report: Mapping[str, Any], fields: Sequence[str]) -> Iterator[str]:
     """It has the failed rows of report.jsonl, by their values and in their order, but those known to be missing."""
     left_out = 0
     with _opened(folder / "retry.csv") as retry, _opened(folder / "report.jsonl") as lines:
         records = csv.reader(retry, delimiter=Format(report["settings"]["format"]).delimiter)
-        head = next(records, None)
-        if fields is not None and head != list(fields):
+        if next(records, None) != list(fields):
             yield "it has other columns than the source"
         number, record = 1, next(records, None)
         for row in map(json.loads, lines):
