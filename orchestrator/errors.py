@@ -2,7 +2,8 @@
 
     OrchestratorError
     ├── WrongArgument (2)        a flag's value is not allowed
-    │   └── WrongRepairRule      a rule of --fix that does not exist, or does not fit the source
+    │   ├── WrongRepairRule      a rule of --fix that does not exist, or does not fit the source
+    │   └── UnknownLoad          no such load in this ledger, or several
     ├── SourceUnusable (65)      the file cannot be loaded as it is
     │   ├── EmptySource, HeaderOnly, NotText, UnknownEncoding, HeaderTooLarge
     │   ├── MissingLookupColumn, DuplicateColumn, MalformedHeader, UnclosedQuote
@@ -29,14 +30,15 @@
     ├── AccessRefused (77)       credentials or permissions refused
     └── Misconfigured (78)       the configuration is wrong
         ├── ReaderMissing        an extra that reads this kind of source is not installed
-        ├── LedgerUnusable       the ledger is corrupt, or of a later release
-        └── UnknownLoad          no such load in this ledger
+        └── LedgerUnusable       the ledger is corrupt, or of a later release
 
 A message names the thing, the value, the limit; `remedy` says what to do next. Each class carries the
 exit code of the command that meets it, so that the code is decided once, here.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 
 class OrchestratorError(Exception):
@@ -67,6 +69,10 @@ class WrongArgument(OrchestratorError):
 
 class WrongRepairRule(WrongArgument):
     """A rule of --fix that does not exist, is not complete, or names a column or a file that is not there."""
+
+
+class UnknownLoad(WrongArgument):
+    """The ledger holds no such load, or several whose ids begin as it was typed."""
 
 
 class SourceUnusable(OrchestratorError):
@@ -186,6 +192,13 @@ class QuotaSpent(Stopped):
 class DoubtHeld(Stopped):
     """A doubt is over and --on-doubt is stop: the operator decides."""
 
+    def __init__(self, chunks: Sequence[int]) -> None:
+        counted = "1 chunk" if len(chunks) == 1 else f"{len(chunks):,} chunks"
+        super().__init__(
+            f"{counted} may or may not have been imported (chunk {', '.join(map(str, chunks))}); --on-doubt is stop",
+            remedy="Look in Marketo, then `resume --on-doubt resend` to send them again.",
+        )
+
 
 class LoadBusy(Stopped):
     """Another living process owns this load."""
@@ -255,7 +268,3 @@ class ReaderMissing(Misconfigured):
 
 class LedgerUnusable(Misconfigured):
     """The ledger is corrupt, or was written by a later release."""
-
-
-class UnknownLoad(Misconfigured):
-    """The ledger holds no such load."""

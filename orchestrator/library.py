@@ -91,6 +91,8 @@ PATIENCE_S = 5.0
 """How long Marketo is waited for where a load can do without the answer."""
 REJECTED_SHOWN = 5
 """Rejected rows named in a message."""
+IDS_SHOWN = 3
+"""Ids of loads named in a message."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +137,10 @@ class LoadResult:
     """Why it stopped before its end, when it did; it is resumable then."""
     interrupted: bool = False
     """A signal stopped it before its end; its report was not written."""
+    notes: tuple[str, ...] = ()
+    """What the report does not say, and why."""
+    unfound: bool = False
+    """Its rows cannot be found any more, so they cannot go again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -328,7 +334,7 @@ def plan_retry(config: Config, load: str, options: RetryOptions, *, clock: Clock
                 if ownership is not None:
                     ownership.release()
                 return RetrySummary(of, rows.tally, moved)
-            report_dir = _report_folder(options.report_dir or config.report_dir / known)
+            report_dir = _report_folder(ledger, known, options.report_dir or config.report_dir / known)
             at = replace(at, path=str(source.keep(known)))
             new = _new_load(known, at, plan, again, of.subscription, report_dir, (clock or Clock()).now())
             new = replace(new, on_doubt=of.on_doubt, origin=of.origin, retry=retry)
@@ -408,7 +414,7 @@ def _known_or_planned(
     while options.force and (earlier := ledger.load(identity(again))) is not None and earlier.finished_at is not None:
         again += 1
     number = identity(again)
-    report_dir = _report_folder(options.report_dir or config.report_dir / number)
+    report_dir = _report_folder(ledger, number, options.report_dir or config.report_dir / number)
     at = replace(at, path=str(source.keep(number)))
     new = _new_load(number, at, plan, options, config.subscription_host, report_dir, clock.now())
     new = replace(new, on_doubt=options.on_doubt, origin=source.origin, priority=options.priority or "normal")
@@ -477,6 +483,7 @@ def _known_again(
 
 
 def _moved(ledger: Ledger, known: Load, source: intake.Source | None, options: LoadOptions) -> Load:
+    wanted = _report_folder(ledger, known.id, options.report_dir or Path(known.report_dir))
     at, origin = known.source, known.origin
     if source is not None and (known.retry is None or source.spool is not None):  # a user's file is no spool
         path, origin = source.keep(known.id), source.origin
@@ -484,14 +491,13 @@ def _moved(ledger: Ledger, known: Load, source: intake.Source | None, options: L
         at = SourceFile(str(path), stat.st_size, stat.st_mtime_ns, stat.st_ino)
         if at.path != known.source.path:  # the same rows from another file: the spool file of before is not needed
             retrying.forget(ledger, known)
-    wanted = _report_folder(options.report_dir or Path(known.report_dir))
     collected = str(wanted / COLLECTED)
     ledger.move_source(known.id, at, origin, str(wanted), collected)
     return replace(known, source=at, origin=origin, report_dir=str(wanted), collected_dir=collected)
 
 
-def _report_folder(folder: Path) -> Path:
-    """The report's folder, made before anything is sent."""
+def _report_folder(ledger: Ledger, load: LoadId, folder: Path) -> Path:
+    """The report's folder, made before anything is sent. Of one load only: another's report would be written over."""
     try:
         folder = folder.resolve()
         if not is_text(str(folder)):
@@ -504,6 +510,11 @@ def _report_folder(folder: Path) -> Path:
             f"report folder {folder}: {_why(error)}",
             remedy="Name another with --report-dir or report.dir; nothing was sent.",
         ) from error
+    if others := [other for other in ledger.reporting_to(str(folder)) if other != load]:
+        raise Misconfigured(
+            f"report folder {folder}: it is that of load {others[0]}; nothing was sent",
+            remedy="Name another with --report-dir.",
+        )
     return folder
 
 
@@ -684,7 +695,10 @@ def _is_over(states: Mapping[State, int]) -> bool:
     return all(state in AT_REST for state, count in states.items() if count)
 
 
-def _report(ledger: Ledger, load: Load, now: float, exit_code: int | None, *, stopped: str = "") -> LoadResult:
+def _report(
+    ledger: Ledger, load: Load, now: float, exit_code: int | None, *, stopped: str = "", keep: bool = False
+) -> LoadResult:
+    """keep: a report that is there is kept when its rows cannot be found any more."""
     try:
         written = write_report(
             load=load,
@@ -697,6 +711,7 @@ def _report(ledger: Ledger, load: Load, now: float, exit_code: int | None, *, st
             exit_code=exit_code or 0,
             stopped=stopped,
             place_of=retrying.place_of(ledger, load),
+            keep=keep,
         )
     except OSError as error:
         raise ReportFailing(load.report_dir, error) from error
@@ -707,6 +722,8 @@ def _report(ledger: Ledger, load: Load, now: float, exit_code: int | None, *, st
         report_dir=written.folder,
         reasons=written.reasons,
         doubts=written.doubts,
+        notes=written.discrepancies,
+        unfound=written.unfound,
     )
 
 
@@ -835,7 +852,8 @@ def report(config: Config, load: str) -> LoadResult:
         if known.finished_at is not None:
             return replace(_again(config, ledger, known, Clock().now()), already_finished=False)
         unfinished = _unfinished(ledger, known)
-        result = _report(ledger, known, Clock().now(), unfinished.exit_code, stopped=unfinished.message)
+        code, why = unfinished.exit_code, unfinished.message
+        result = _report(ledger, known, Clock().now(), code, stopped=why, keep=True)
         return replace(result, stopped=unfinished)
 
 
@@ -950,12 +968,16 @@ def _ledger(config: Config, connect: Connect = connect) -> Ledger:
 
 
 def _known(ledger: Ledger, load: str) -> Load:
-    found = ledger.load(load) if load and load.isascii() else None
-    if found is None:
+    begin = ledger.beginning(load, IDS_SHOWN + 1) if load and load.isascii() else []
+    if len(begin) > 1:
+        shown = ", ".join(begin[:IDS_SHOWN]) + ", …" * (len(begin) > IDS_SHOWN)
         raise UnknownLoad(
-            f"ledger {ledger.path}: no load {load!r}, or more than one whose id begins so",
-            remedy="`orchestrator status` lists the loads.",
+            f"ledger {ledger.path}: the ids of several loads begin with {load!r}: {shown}",
+            remedy="Type more of the id.",
         )
+    found = ledger.load(begin[0]) if begin else None
+    if found is None:
+        raise UnknownLoad(f"ledger {ledger.path}: no load {load!r}", remedy="`orchestrator status` lists the loads.")
     return found
 
 
@@ -980,11 +1002,11 @@ def _with_source(config: Config, ledger: Ledger, load: Load, interrupted: intake
 def _again(config: Config, ledger: Ledger, load: Load, now: float) -> LoadResult:
     """A load that has finished: nothing is sent, its report is written again.
 
-    Where the rows cannot be had any more (a pipe's), the report that is there is better than one without them.
+    Where the rows cannot be had any more, the report that is there is better than one without them.
     """
     try:
         with retrying.restored(config, ledger, load, lambda: None) as whole:
-            result = _report(ledger, whole, now, load.exit_code)
+            result = _report(ledger, whole, now, load.exit_code, keep=True)
     finally:
         retrying.forget(ledger, load)
     return replace(result, already_finished=True)

@@ -11,6 +11,7 @@ may have been wanted in a folder where other things lie.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -43,7 +44,7 @@ def forget_old(ledger: Ledger, keep_days: float, now: float, but: Load) -> int:
             continue
         try:
             with _owned(ledger, load):
-                _remove_files(load, ledger.collected_paths(load.id))
+                _remove_files(ledger, load, ledger.collected_paths(load.id))
         except LoadBusy:
             continue
         except OSError as error:
@@ -83,7 +84,7 @@ def purge(ledger: Ledger, load: Load, *, unfinished: bool) -> None:
                     f"load {load.id} has batches that are, or may be, in Marketo's queue",
                     remedy=f"Their slots must be known until they end: `orchestrator resume {load.id}`, then purge.",
                 )
-            _remove_files(load, collected)
+            _remove_files(ledger, load, collected)
             locks.forget(ledger.path, load.id)
     except OSError as error:
         raise ReportFailing(load.report_dir, error) from error
@@ -103,15 +104,30 @@ def _owned(ledger: Ledger, load: Load) -> Iterator[None]:
         ownership.release()
 
 
-def _remove_files(load: Load, collected: Iterable[str]) -> None:
-    """What a report is made of, and the folders that are empty then."""
+def _remove_files(ledger: Ledger, load: Load, collected: Iterable[str]) -> None:
+    """What a report is made of, and the folders that are empty then.
+
+    Earlier releases let several loads report to one folder: its report is that of the load it names.
+    """
     for path in map(Path, collected):
         path.unlink(missing_ok=True)
+    shared = any(other != load.id for other in ledger.reporting_to(load.report_dir))
+    if shared and not _is_of(load):
+        return
     for folder, names in ((Path(load.collected_dir), COLLECTED_FILES), (Path(load.report_dir), REPORT_FILES)):
-        if not folder.is_dir():
+        if not folder.is_dir() or (shared and names is COLLECTED_FILES):
             continue
         for path in folder.iterdir():
             if names.fullmatch(path.name) and (path.is_file() or path.is_symlink()):
                 path.unlink()
         with suppress(OSError):  # something else lies there
             folder.rmdir()
+
+
+def _is_of(load: Load) -> bool:
+    """Is the report in its folder its own?"""
+    try:
+        report = json.loads((Path(load.report_dir) / "report.json").read_bytes())
+    except (OSError, ValueError):
+        return False
+    return isinstance(report, dict) and report.get("load_id") == load.id

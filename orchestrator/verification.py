@@ -2,18 +2,23 @@
 
 Everything is recomputed, and nothing is asked of the ledger or of Marketo: the source is hashed and planned anew, each
 chunk of the report must be a chunk of that plan, byte for byte; the sums are added up again; each row that the tables
-list must stand at its place in the source.
+list must stand at its place in the source, and all tables must list the same ones.
 """
 
 from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from orchestrator.adapters.files import fingerprint_file, plan_file, read_chunk
+from orchestrator.adapters.render import NOT_IN_RETRY
+from orchestrator.adapters.render.source import COLLECTED_GONE, SOURCE_CHANGED, SOURCE_GONE
+from orchestrator.adapters.render.summary import NOTES_MAX
+from orchestrator.adapters.render.tables import head_of_table, row_of_table
 from orchestrator.checks import CheckLine
 from orchestrator.core.audit import Listed, faults_of_sums
 from orchestrator.core.locate import SentRow, read_sent
@@ -46,9 +51,9 @@ def verify(folder: Path, source: Path) -> list[CheckLine]:
         listed = Listed(report)
         rows = _Rows(at, plan, report) if at is not None and plan is not None else None
         faults = list(_faults_of_rows(folder, listed, rows))
-        lines.append(_line("the rows of report.jsonl", [*listed.faults(), *faults], _named(listed, same)))
-        lines.append(_line("report.csv beside report.jsonl", _faults_of_table(folder), "the same rows"))
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        lines.append(_line("the rows of report.jsonl", [*listed.faults(), *faults], _named(report, listed, same)))
+        lines += _others(folder, report, plan.header.own if plan is not None else None)
+    except (csv.Error, KeyError, TypeError, AttributeError, ValueError) as error:
         raise BooksDoNotBalance(
             f"{folder}: this is not a report as this release writes it ({type(error).__name__}: {error})",
             remedy="Write it again with `orchestrator report LOAD`.",
@@ -62,23 +67,36 @@ def _retry(folder: Path, report: Mapping[str, Any]) -> Iterator[CheckLine]:
     yield CheckLine("the source (of a retry)", True, note)
     listed = Listed(report, numbered=False)
     faults = list(_faults_of_rows(folder, listed, None))
-    yield _line("the rows of report.jsonl", [*listed.faults(), *faults], _named(listed, same=False))
-    yield _line("report.csv beside report.jsonl", _faults_of_table(folder), "the same rows")
+    yield _line("the rows of report.jsonl", [*listed.faults(), *faults], _named(report, listed, same=False))
+    yield from _others(folder, report, None)
 
 
-def _line(what: str, faults: Iterator[str] | list[str], note: str) -> CheckLine:
-    found = list(faults)
-    if not found:
+def _others(folder: Path, report: Mapping[str, Any], fields: Sequence[str] | None) -> Iterator[CheckLine]:
+    """The tables beside report.jsonl. fields: the columns of the source, where it is at hand."""
+    fields = _fields(folder, report) if fields is None else fields
+    yield _line("report.csv beside report.jsonl", _faults_of_table(folder, report, fields), "the same rows")
+    yield _line("retry.csv beside report.jsonl", _faults_of_retry(folder, report, fields), "its failed rows")
+
+
+def _line(what: str, faults: Iterable[str], note: str) -> CheckLine:
+    """The first faults, and how many more: every row may have one."""
+    rest = iter(faults)
+    shown = list(islice(rest, FAULTS_SHOWN))
+    if not shown:
         return CheckLine(what, True, note)
-    more = len(found) - FAULTS_SHOWN
-    text = "; ".join(found[:FAULTS_SHOWN]) + (f"; and {more:,} more" if more > 0 else "")
+    more = sum(1 for _ in rest)
+    text = "; ".join(shown) + (f"; and {more:,} more" if more else "")
     return CheckLine(what, False, text, NOT_BALANCED)
 
 
-def _named(listed: Listed, same: bool) -> str:
+def _named(report: Mapping[str, Any], listed: Listed, same: bool) -> str:
     note = "each stands at its place in the source" if same else "their places were not looked at"
     missing = listed.missing()
-    return note + (f"; {missing:,} failed rows are counted and not named by Marketo" if missing else "")
+    if not missing:
+        return note
+    gone = [one.partition(": ")[0] for one in (COLLECTED_GONE, SOURCE_CHANGED, SOURCE_GONE) if one in report["notes"]]
+    why = f"listed: {gone[0]}" if gone else "named by Marketo"
+    return f"{note}; {missing:,} failed rows are counted and not {why}"
 
 
 def _report(folder: Path) -> Mapping[str, Any]:
@@ -177,20 +195,55 @@ class _Rows:
         self._chunk, self._sent = chunk, read_sent(content[start:], chunk.spans, self._plan.format)
 
 
-def _faults_of_table(folder: Path) -> Iterator[str]:
-    """Row by row: the table for spreadsheets names what the lines for programs name."""
+def _faults_of_table(folder: Path, report: Mapping[str, Any], fields: Sequence[str]) -> Iterator[str]:
+    """Row by row, every column: the table for spreadsheets says what the lines for programs say."""
     with _opened(folder / "report.csv") as table, _opened(folder / "report.jsonl") as lines:
-        records = csv.DictReader(table)
+        records = csv.reader(table)
+        head = next(records, None)
+        if head is None or head != head_of_table(fields, several=len(report["source"]["files"]) > 1):
+            yield "it has other columns"
+            return
         for number, line in enumerate(lines, 1):
             row, record = json.loads(line), next(records, None)
             if record is None:
                 yield f"it ends before row {number}"
                 return
-            names = ("kind", "source_row", "source_line", "chunk", "batch_id", "attempt")
-            if any(record[name] != ("" if row[name] is None else str(row[name])) for name in names):
+            if list(row["row"]) != list(fields[: len(row["row"])]) or record != row_of_table(row, len(head)):
                 yield f"its row {number} is another one"
         if next(records, None) is not None:
             yield "it has more rows"
+
+
+def _faults_of_retry(folder: Path, report: Mapping[str, Any], fields: Sequence[str]) -> Iterator[str]:
+    """It has the failed rows of report.jsonl, by their values and in their order, but those known to be missing."""
+    left_out = 0
+    with _opened(folder / "retry.csv") as retry, _opened(folder / "report.jsonl") as lines:
+        records = csv.reader(retry, delimiter=Format(report["settings"]["format"]).delimiter)
+        if next(records, None) != list(fields):
+            yield "it has other columns than the source"
+        number, record = 1, next(records, None)
+        for row in map(json.loads, lines):
+            if row["kind"] != "failure":
+                continue
+            if record == list(row["row"].values()):
+                number, record = number + 1, next(records, None)
+            else:
+                left_out += 1
+    if record is not None:
+        yield f"its row {number} is not the failed row that should stand there"
+    elif left_out != (missing := _missing(report["notes"])) and len(report["notes"]) < NOTES_MAX:
+        yield f"{left_out:,} failed rows are not in it, {missing:,} are known to be missing"
+
+
+def _missing(notes: Sequence[str]) -> int:
+    """Failed rows that could not be written into retry.csv."""
+    return sum(int(note.partition(" ")[0]) for note in notes if note.endswith(NOT_IN_RETRY))
+
+
+def _fields(folder: Path, report: Mapping[str, Any]) -> list[str]:
+    """The columns of the source, as retry.csv has them."""
+    with _opened(folder / "retry.csv") as retry:
+        return next(csv.reader(retry, delimiter=Format(report["settings"]["format"]).delimiter), [])
 
 
 def _opened(path: Path) -> Any:

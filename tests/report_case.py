@@ -76,7 +76,7 @@ class Case:
         standing = Standing(self.load.id, chunk.number, chunk.rows, State.SETTLED, attempts=1, offer=offer)
         self.records[number - 1] = ChunkRecord(chunk, standing, (offer,))
 
-    def write(self, to: str = "report", records: Any = None, stopped: str = "") -> Written:
+    def write(self, to: str = "report", records: Any = None, *, stopped: str = "", keep: bool = False) -> Written:
         return write_report(
             load=self.load,
             records=records or (lambda: self.records),
@@ -87,6 +87,7 @@ class Case:
             finished_at=61.0,
             exit_code=3,
             stopped=stopped,
+            keep=keep,
         )
 
     def read(self, name: str) -> bytes:

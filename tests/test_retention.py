@@ -127,3 +127,19 @@ def test_an_unfinished_load_is_purged_only_when_told_and_never_with_a_slot_taken
         other = a_load(tmp_path, ledger, "other", days_ago=None)
         purge(ledger, other, unfinished=True)
         assert ledger.load("other") is None
+
+
+def test_a_report_in_a_folder_that_another_load_shares_is_not_removed_with_it(tmp_path: Path) -> None:
+    """Earlier releases let two loads report to one folder; the report there is that of the later one."""
+    with Ledger(tmp_path / "ledger.db") as ledger:
+        first = a_load(tmp_path, ledger, "first", days_ago=40, report=tmp_path / "desk")
+        for name in ("batches/000001-101.failures.csv", "batches"):
+            path = tmp_path / "desk" / name
+            path.unlink() if path.is_file() else path.rmdir()
+        second = a_load(tmp_path, ledger, "second", days_ago=31, report=tmp_path / "desk")
+        before = sorted(path for path in (tmp_path / "desk").rglob("*"))
+        just = a_load(tmp_path, ledger, "just", days_ago=0)
+        purge(ledger, first, unfinished=False)
+        assert sorted(path for path in (tmp_path / "desk").rglob("*")) == before
+        assert forget_old(ledger, 30, NOW, but=just) == 1, "nobody shares it any more"
+        assert not Path(second.report_dir).exists()

@@ -222,6 +222,11 @@ class Ledger:
         )
         return _load(rows[0]) if len(rows) == 1 else None
 
+    def beginning(self, load_id: str, most: int) -> list[LoadId]:
+        """The ids that begin so, in their order, so many at most."""
+        sql = "SELECT id FROM loads WHERE substr(id, 1, ?) = ? ORDER BY id LIMIT ?"
+        return [LoadId(row[0]) for row in self._all(sql, len(load_id), load_id, most)]
+
     def loads(self) -> list[Load]:
         """All loads, the newest first."""
         return [_load(row) for row in self._all(f"SELECT {_LOAD} FROM loads ORDER BY created_at DESC, id")]
@@ -296,6 +301,10 @@ class Ledger:
                 "UPDATE loads SET finished_at = coalesce(finished_at, ?), exit_code = ? WHERE id = ?",
                 (at, exit_code, load_id),
             )
+
+    def reporting_to(self, folder: str) -> list[LoadId]:
+        """The loads whose report is in this folder: at most one of this release's."""
+        return [LoadId(row[0]) for row in self._all("SELECT id FROM loads WHERE report_dir = ? ORDER BY id", folder)]
 
     def collected_paths(self, load_id: LoadId) -> list[str]:
         """Failure and warning files of all its batches, wherever they were saved."""

@@ -31,6 +31,7 @@ from orchestrator.runner.loop import Progress
 SCHEMA = 1
 REASONS_IN_JSON = 20
 REASONS_SHOWN = 10
+NOTES_SHOWN = 5
 REASON_WIDTH = 60
 
 
@@ -150,6 +151,7 @@ def show_result(output: Output, result: LoadResult, *, resume: str, retry: str) 
         seconds=round(result.seconds, 3),
         eta_error=result.eta_error,
         report_dir=str(result.report_dir),
+        notes=list(result.notes[:REASONS_IN_JSON]),
         already_finished=result.already_finished,
         resume=resume if resumable else None,
     )
@@ -173,6 +175,10 @@ def show_result(output: Output, result: LoadResult, *, resume: str, retry: str) 
         output.note(f"the time left, foretold when a tenth was done, was {abs(result.eta_error):.0%} too {way}")
     if result.reasons:
         output.note(f"\n{reasons_table(result.reasons)}\n")
+    for note in result.notes[:NOTES_SHOWN]:
+        output.note(f"note: {note}")
+    if len(result.notes) > NOTES_SHOWN:
+        output.note(f"and {len(result.notes) - NOTES_SHOWN:,} more notes in report.json")
     for name, text in _last_words(result, retry):
         output.note(f"{name + ':':<13} {text}")
     output.note(f"report: {result.report_dir}")
@@ -202,6 +208,10 @@ def _last_words(result: LoadResult, retry: str) -> list[tuple[str, str]]:
 def _next_step(result: LoadResult, retry: str) -> str:
     """What to type, or to look at, now."""
     totals = result.totals
+    if totals.failed and result.unfound:
+        return (
+            f"look at {result.report_dir / 'report.html'}: the failed rows cannot be found any more to send them again"
+        )
     classes = {class_of(one.reason) for one in result.reasons if one.kind == "failure"}
     if totals.failed and classes == {ReasonClass.PERMANENT}:
         return f"mend the failed rows by rules and see what would be sent: {retry} --fix RULES --dry-run"

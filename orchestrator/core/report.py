@@ -294,6 +294,7 @@ def _of_echo(
     kind: Kind, file: EchoFile, echo: Echo, place: Place, record: ChunkRecord, header: Sequence[str]
 ) -> ReportRow:
     offer = record.standing.offer
+    sent = place.sent or (place.candidates[0] if _equal(place.candidates) else None)
     return ReportRow(
         kind=kind,
         reason=echo.reason if place.reason is None else place.reason,
@@ -303,8 +304,8 @@ def _of_echo(
         chunk=record.chunk.number,
         batch_id=offer.batch_id if offer else None,
         attempt=offer.attempt if offer else None,
-        cells=place.sent.cells if place.sent else _in_order(file, echo.cells, header),
-        sent=place.sent or (place.candidates[0] if _equal(place.candidates) else None),
+        cells=sent.cells if sent else _in_order(file, echo.cells, header),
+        sent=sent,
     )
 
 

@@ -104,9 +104,4 @@ def quota_spent(why: str, now: float) -> QuotaSpent:
 
 def doubt_held(held: Sequence[Standing]) -> DoubtHeld:
     """What stops a load of which nothing is left but what people must decide."""
-    doubts = [str(standing.number) for standing in held if standing.doubts]
-    count = "1 chunk" if len(doubts) == 1 else f"{len(doubts)} chunks"
-    return DoubtHeld(
-        f"{count} may or may not have been imported (chunk {', '.join(doubts)}); --on-doubt is stop",
-        remedy="Look in Marketo, then `resume --on-doubt resend` to send them again.",
-    )
+    return DoubtHeld([standing.number for standing in held if standing.doubts])

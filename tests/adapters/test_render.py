@@ -13,7 +13,7 @@ import re
 import stat
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Literal
@@ -24,9 +24,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from report_case import a_case
 
-from orchestrator.adapters.render.tables import COLUMNS, FORMULA_STARTS, harmless
+from orchestrator.adapters.render.tables import COLUMNS, FORMULA_STARTS, harmless, head_of_table
 from orchestrator.core import report
-from orchestrator.core.model import BatchId, ChunkRecord, Counts, Offer, State
+from orchestrator.core.model import BatchId, ChunkRecord, Counts, LoadId, Offer, State
 
 NAMES = {"report.csv", "report.jsonl", "report.json", "report.html", "retry.csv"}
 
@@ -75,6 +75,15 @@ def test_a_column_that_bears_one_of_our_names_is_told_apart(tmp_path: Path) -> N
     (row,) = csv.DictReader(io.StringIO(case.read("report.csv").decode(), newline=""))
     assert (row["reason"], row["source.reason"], row["source.chunk"], row["chunk"]) == ("bad", "why not", "9", "1")
     assert case.lines()[0]["row"] == {"reason": "why not", "email": "a@x", "chunk": "9"}
+
+
+def test_source_file_is_a_name_like_any_other_where_the_table_has_no_such_column(tmp_path: Path) -> None:
+    """Only a load of several files has one."""
+    case = a_case(tmp_path, b"email,source_file\na@x,1\n")
+    case.settle(1, failures="a@x,1,bad\n")
+    case.write()
+    assert case.table()[0] == [*COLUMNS, "email", "source_file"]
+    assert head_of_table(["source_file"], several=True) == [*COLUMNS, "source_file", "source.source_file"]
 
 
 def test_a_name_that_was_told_apart_does_not_meet_one_that_was_there(tmp_path: Path) -> None:
@@ -358,6 +367,50 @@ def test_a_result_file_that_is_gone_costs_its_rows_and_not_the_report(tmp_path: 
     (tmp_path / "1.failures").unlink()
     assert case.write().totals.failed == 1
     assert len(case.table()) == 1
+
+
+@pytest.mark.parametrize("what", ["no collected file", "no source", "another source", "a touched source"])
+def test_a_report_with_rows_is_not_replaced_by_one_without(tmp_path: Path, what: str) -> None:
+    """Sources are moved away and collected files expire; `report` must not lose what the files said before."""
+    case = a_case(tmp_path, b"email,n\na@x,1\nbroken\nc@x,3\n")
+    case.settle(1, failures="c@x,3,bad\n")
+    whole = case.write()
+    before = {name: case.read(name) for name in NAMES}
+    if what == "no collected file":
+        (tmp_path / "1.failures").unlink()
+    elif what == "no source":
+        case.source.unlink()
+    elif what == "another source":
+        case.source.write_bytes(b"email,n\nz@x,9\nsecret\ny@x,8\n")
+    else:
+        os.utime(case.source, ns=(case.load.source.mtime_ns + 10**9,) * 2)
+    kept = case.write(keep=True)
+    assert {path.name: path.read_bytes() for path in (tmp_path / "report").iterdir()} == before
+    assert (kept.totals, kept.reasons, kept.rows) == (whole.totals, whole.reasons, whole.rows)
+    assert kept.unfound == (what != "a touched source"), "rejected rows do not go again"
+    (note,) = kept.discrepancies
+    assert re.search("stays as it was: (the source|collected files)", note)
+
+
+@pytest.mark.parametrize("what", ["none", "another load's", "an earlier one", "not JSON"])
+def test_a_report_that_says_something_else_is_replaced(tmp_path: Path, what: str) -> None:
+    """Counts that are wrong are worse than rows that are missing."""
+    case = a_case(tmp_path, b"email,n\na@x,1\nb@x,2\nc@x,3\nd@x,4\n", budget=21)
+    case.settle(1, failures="b@x,2,bad\n")
+    if what != "none":
+        case.write()
+    if what == "another load's":
+        case.load = replace(case.load, id=LoadId("0123456789ab"))
+    elif what == "an earlier one":
+        case.settle(2, failures="d@x,4,bad\n")
+    elif what == "not JSON":
+        (tmp_path / "report" / "report.json").write_text("{")
+    case.source.unlink()
+    written = case.write(keep=True)
+    report = json.loads(case.read("report.json"))
+    assert (report["load_id"], report["totals"]) == (case.load.id, asdict(written.totals))
+    assert written.unfound
+    assert any("source" in note for note in written.discrepancies)
 
 
 # --- how it is written ------------------------------------------------------------------------------------

@@ -33,7 +33,51 @@ def test_a_load_is_verified_and_then_forgotten(tmp_path: Path) -> None:
         assert purged.code == 0, purged
         assert not folder.exists()
         assert "no loads yet" in market.run("status").out
-        assert market.run("purge", folder.name).code == 78
+        assert market.run("purge", folder.name).code == 2
+
+
+def test_a_report_folder_is_that_of_one_load(tmp_path: Path) -> None:
+    """The second report would be written over the first, and purging one load would remove that of the other."""
+    write_leads(tmp_path / "one.csv", 50, bad_share=0.2)
+    write_leads(tmp_path / "two.csv", 50, first=100)
+    with shop(tmp_path, quick()) as market:
+        assert market.run("load", "one.csv", "--report-dir", "desk").code == 3
+        first = (tmp_path / "desk" / "report.jsonl").read_bytes()
+        one = json.loads((tmp_path / "desk" / "report.json").read_text())["load_id"]
+        for command in (["load", "two.csv"], ["load", "one.csv", "--force"], ["retry", one, "--reasons", "all"]):
+            refused = market.run(*command, "--report-dir", "./desk")
+            assert refused.code == 78, refused
+            assert f"report folder {tmp_path / 'desk'}: it is that of load {one}" in refused.err
+            assert "--report-dir" in refused.err
+        assert market.run("load", "two.csv").code == 0
+        assert market.run("load", "two.csv", "--report-dir", "desk").code == 78, "nor is it moved there"
+        assert market.run("load", "one.csv", "--report-dir", "desk").code == 3, "the same load again"
+        assert (tmp_path / "desk" / "report.jsonl").read_bytes() == first
+        assert market.run("purge", one).code == 0
+        assert market.run("load", "two.csv", "--report-dir", "desk").code == 0, "it is free again"
+
+
+def test_a_report_stays_when_what_its_rows_are_found_from_is_gone(tmp_path: Path) -> None:
+    """Somebody runs `report` a month later, or the same command again, and has nothing left."""
+    write_leads(tmp_path / "leads.csv", 50, bad_share=0.2)
+    with shop(tmp_path, quick()) as market:
+        assert market.run("load", "leads.csv").code == 3
+        folder = market.report().folder
+        before = {path.name: path.read_bytes() for path in folder.glob("re*.*")}
+        for path in (folder / "batches").iterdir():
+            path.unlink()
+        for command in (["report", folder.name], ["load", "leads.csv"]):
+            again = market.run(*command)
+            assert again.code == 3, again
+            assert "note: the report was not written again, and stays as it was: collected files are gone" in again.err
+            assert "orchestrator retry" not in again.err
+            assert {path.name: path.read_bytes() for path in folder.glob("re*.*")} == before
+        (folder / "report.json").unlink()
+        poor = market.run("report", folder.name)
+        assert poor.code == 3, poor
+        assert "note: collected files are gone" in poor.err
+        assert "orchestrator retry" not in poor.err
+        assert (folder / "report.csv").read_bytes().count(b"\n") == 1
 
 
 def test_a_report_of_a_load_that_is_not_finished_says_so(tmp_path: Path) -> None:

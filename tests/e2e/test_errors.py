@@ -10,12 +10,15 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from e2e.shop import Shop, shop
+from report_case import a_case
 
 from orchestrator.adapters.ledger import Ledger
+from orchestrator.core.model import LoadId
 from orchestrator.simulator.leads import write_leads
 
 GOOD = b"email,firstName\nann@x.io,Ann\nbo@x.io,Bo\n"
@@ -190,8 +193,27 @@ def test_a_broken_configuration_is_78(market: Shop) -> None:
     missing = market.run("load", "good.csv", ORCHESTRATOR_MARKETO__CLIENT_SECRET="")
     assert missing.code == 78
     assert "ORCHESTRATOR_MARKETO__CLIENT_SECRET" in missing.err
-    assert market.run("resume", "nosuchload").code == 78
-    assert market.run("report", "nosuchload").code == 78
+
+
+def test_a_load_that_was_mistyped_is_2_and_said_to_be_none_or_several(tmp_path: Path) -> None:
+    """It was typed just now: nothing is wrong with the configuration."""
+    case = a_case(tmp_path, GOOD)
+    (tmp_path / ".orchestrator").mkdir()
+    with Ledger(tmp_path / ".orchestrator" / "ledger.db") as ledger:
+        for name in ("aa1", "aa2", "aa3", "aa4", "ab1"):
+            ledger.add_load(replace(case.load, id=LoadId(name)), case.plan)
+    with shop(tmp_path) as market:
+        for command in (["status"], ["report"], ["purge"], ["retry", "--dry-run"], ["resume"]):
+            none = market.run(*command, "zz")
+            assert none.code == 2, none
+            assert_plain(none.err)
+            assert "no load 'zz'\n" in none.err
+        for typed, shown in (("aa", "aa1, aa2, aa3, …"), ("aa3", None), ("a", "aa1, aa2, aa3, …")):
+            several = market.run("status", typed)
+            assert several.code == (2 if shown else 0), several
+            if shown:
+                assert f"the ids of several loads begin with {typed!r}: {shown}\n" in several.err
+                assert "Type more of the id" in several.err
 
 
 def test_a_corrupt_ledger_is_78_and_left_as_it_is(market: Shop) -> None:

@@ -104,5 +104,5 @@ def test_a_name_that_is_no_text_is_refused_by_name(tmp_path: Path) -> None:
         folder = market.run("load", "good.csv", "--report-dir", name)
         assert folder.code == 78, folder
         assert r"caf\udce9.csv: this name is not UTF-8" in folder.err
-        assert market.run("status", name).code == 78
+        assert market.run("status", name).code == 2
         assert market.simulator.truth()["batches_accepted"] == 0

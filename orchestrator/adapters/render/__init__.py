@@ -9,17 +9,18 @@ Blocking: call it in a worker thread. Which row stands where is decided by `core
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import TextIO
 
 from orchestrator.adapters.render.page import ROWS, write_page
-from orchestrator.adapters.render.source import SourceBytes
-from orchestrator.adapters.render.summary import head_of, write_summary
+from orchestrator.adapters.render.source import COLLECTED_GONE, SourceBytes
+from orchestrator.adapters.render.summary import SCHEMA, head_of, write_summary
 from orchestrator.adapters.render.tables import Tables, ended
 from orchestrator.core.again import Later
 from orchestrator.core.model import ChunkRecord, CollectedFile, Load, RejectedRow, State, Totals
@@ -28,6 +29,8 @@ from orchestrator.core.reasons import ReasonCount, Reasons, by_column
 from orchestrator.core.report import Kind, PlainRun, ReportRow, entries_of_chunk, totals, without_tag
 from orchestrator.core.tags import is_tagged
 
+NOT_IN_RETRY = "failed rows could not be found in the source and are not in retry.csv"
+"""A note, after how many they are."""
 PlaceOf = Callable[[int], tuple[int, int] | None]
 """Row and line in the source of the first load, of a row of this one."""
 
@@ -46,6 +49,8 @@ class Written:
     """Rows that Marketo counted and its files do not name."""
     doubts: int
     """Uploads whose answer was lost."""
+    unfound: bool = False
+    """The source or collected files are gone or changed: rows cannot be found any more."""
 
 
 class _Tally:
@@ -89,20 +94,24 @@ def write_report(
     exit_code: int,
     stopped: str = "",
     place_of: PlaceOf | None = None,
+    keep: bool = False,
 ) -> Written:
     """Write all files of the report of a load; `records` is read more than once.
 
     stopped: why the load stopped before its end, empty when it did not. place_of: of a retry, where its rows stand in
-    the source of the first load; that is what the report names.
+    the source of the first load; that is what the report names. keep: a report that is there, and says what became of
+    the same rows, is kept when what the rows are found from is gone: one without them is worth less.
     """
     _private(folder)
     sums = totals(load, records())
     source = SourceBytes(load)
     tally = _Tally(load.header.own)
+    kept: Written | None = None
     with ExitStack() as files:
-        table = files.enter_context(_atomic(folder / "report.csv"))
-        lines = files.enter_context(_atomic(folder / "report.jsonl"))
-        retry = files.enter_context(_atomic(folder / "retry.csv"))
+        table, lines, retry = (
+            files.enter_context(_atomic(folder / name, unless=lambda: kept is not None))
+            for name in ("report.csv", "report.jsonl", "retry.csv")
+        )
         tables = Tables(load, source, table, lines, retry.buffer)
         in_runs = load.origin is None and place_of is None
         for entry in _entries(load, records, list(rejected), source):
@@ -113,9 +122,13 @@ def write_report(
                 found, source_file = _in_original(load, _placed(row, place_of))
                 tables.write(found, source_file)
                 tally.add(found)
-    notes = list(source.notes)
+        if keep and source.lost():
+            kept = _kept(folder, load, sums, source)
+    if kept is not None:
+        return kept
+    notes = source.lost()
     if tables.retry_missing:
-        notes.append(f"{tables.retry_missing} failed rows could not be found in the source and are not in retry.csv")
+        notes.append(f"{tables.retry_missing} {NOT_IN_RETRY}")
     reasons = tally.reasons.counts()
     columns = by_column(reasons)
     head = head_of(load, sums, reasons, columns, calls, (started_at, finished_at), exit_code, stopped)
@@ -134,7 +147,33 @@ def write_report(
             listed=tally.rows,
             key=load.target.key_column,
         )
-    return Written(folder, sums, reasons, tally.rows, tuple(digest.notes), digest.undecoded, len(digest.doubts))
+    return Written(
+        folder,
+        sums,
+        reasons,
+        tally.rows,
+        tuple(digest.notes),
+        digest.undecoded,
+        len(digest.doubts),
+        unfound=bool(source.notes),
+    )
+
+
+def _kept(folder: Path, load: Load, sums: Totals, source: SourceBytes) -> Written | None:
+    """The report that is there, when it is this load's and its counts are those of now."""
+    try:
+        report = json.loads((folder / "report.json").read_bytes())
+        if (report["schema"], report["load_id"], report["totals"]) != (SCHEMA, load.id, asdict(sums)):
+            return None
+        reasons = tuple(ReasonCount(**one) for one in report["reasons"])
+        undecoded = sum(batch["undecoded"] for batch in report["batches"])
+        doubts = len(report["doubts"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    why = "; ".join(note.partition(": ")[0] for note in source.lost())
+    note = f"the report was not written again, and stays as it was: {why}"
+    rows = sum(one.rows for one in reasons)
+    return Written(folder, sums, reasons, rows, (note,), undecoded, doubts, unfound=bool(source.notes))
 
 
 # --- rows ---------------------------------------------------------------------------------------------
@@ -301,7 +340,7 @@ def _read(file: CollectedFile | None, source: SourceBytes) -> bytes | None:
     try:
         return Path(file.path).read_bytes() if file is not None else None
     except FileNotFoundError:
-        source.note("collected files are gone (after report.keep_days, or by hand): the rows in them are not listed")
+        source.note(COLLECTED_GONE)
         return None
 
 
@@ -315,12 +354,18 @@ def _private(folder: Path) -> None:
 
 
 @contextmanager
-def _atomic(path: Path) -> Iterator[TextIO]:
-    """A file that appears under its name only when it is complete and on disk; readable by its owner only."""
+def _atomic(path: Path, *, unless: Callable[[], bool] = lambda: False) -> Iterator[TextIO]:
+    """A file that appears under its name only when it is complete and on disk; readable by its owner only.
+
+    unless: asked when it is complete: it is not wanted after all.
+    """
     partial = path.with_name(f".{path.name}.part")
     descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     with os.fdopen(descriptor, "w", encoding="utf-8", newline="") as file:
         yield file
+        if unless():
+            partial.unlink()
+            return
         file.flush()
         os.fsync(file.fileno())
     partial.replace(path)

@@ -11,6 +11,13 @@ from orchestrator.core.locate import SentRow, read_sent
 from orchestrator.core.model import ROW_TAG, ChunkRecord, Load, RejectedRow, Span
 from orchestrator.core.tags import is_tagged
 
+SOURCE_GONE = "the source cannot be read any more"
+SOURCE_CHANGED = (
+    "the source is gone or is not what was sent: rows of the report have no place in it, "
+    "and retry.csv does not have them"
+)
+COLLECTED_GONE = "collected files are gone (after report.keep_days, or by hand): the rows in them are not listed"
+
 
 class SourceBytes:
     """Reads a chunk at a time, and keeps the one read last. `notes` says what could not be read."""
@@ -18,6 +25,13 @@ class SourceBytes:
     def __init__(self, load: Load) -> None:
         self._load, self.notes = load, list[str]()
         self._rows = b""
+        self._rejected_unread = 0
+
+    def lost(self) -> list[str]:
+        """What could not be read: the notes, and rejected rows (which nobody misses who sends rows again)."""
+        if not self._rejected_unread:
+            return list(self.notes)
+        return [*self.notes, f"the source has changed: {self._rejected_unread:,} rejected rows have no values here"]
 
     def header(self) -> bytes:
         header = self._read([(self._load.header.start, self._load.header.stop)])
@@ -40,10 +54,7 @@ class SourceBytes:
         digest = hashlib.sha256(self.header())
         digest.update(rows)
         if digest.hexdigest() != record.chunk.sha256:
-            self.note(
-                "the source is gone or is not what was sent: rows of the report have no place in it, and retry.csv "
-                "does not have them"
-            )
+            self.note(SOURCE_CHANGED)
             return None
         self._rows = rows
         return rows
@@ -58,6 +69,7 @@ class SourceBytes:
             return ()
         content = self._read([(rejected.start, rejected.stop)])
         if content is None or not self._is_untouched():
+            self._rejected_unread += 1
             return ()
         span = Span(rejected.start, rejected.stop, 1, rejected.row, rejected.line)
         try:
@@ -82,7 +94,7 @@ class SourceBytes:
                     file.seek(start)
                     pieces.append(file.read(stop - start))
         except OSError:
-            self.note("the source cannot be read any more")
+            self.note(SOURCE_GONE)
             return None
         content = b"".join(pieces)
         return content if len(content) == sum(stop - start for start, stop in ranges) else None

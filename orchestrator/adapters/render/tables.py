@@ -53,7 +53,7 @@ class Tables:
         self._escaped = _ESCAPED.replace(self._delimiter.encode(), b"")
         self.retry_missing = 0
         self._several = load.origin is not None and len(load.origin.originals) > 1
-        table.write(_csv_line([*COLUMNS, *[FILE_COLUMN] * self._several, *map(harmless, _columns(self._fields))]))
+        table.write(_csv_line(head_of_table(self._fields, several=self._several)))
         retry.write(ended(source.own_header()))
 
     def write(self, row: ReportRow, source_file: str | None = None) -> None:
@@ -184,17 +184,26 @@ def _text(value: Any) -> str:
     return "" if value is None else str(value)
 
 
-def _columns(fields: Sequence[str]) -> list[str]:
-    """The source's columns under names that no column of ours has, and no other of the source's."""
-    taken = {*COLUMNS, FILE_COLUMN, *fields}
+def head_of_table(fields: Sequence[str], *, several: bool) -> list[str]:
+    """The header of report.csv: our columns, and the source's under names that no column of ours has, and no other of
+    the source's. several: the load is made of several files."""
+    ours = [*COLUMNS, *[FILE_COLUMN] * several]
+    taken = {*ours, *fields}
     names: list[str] = []
     for name in fields:
         unique = name
-        while unique in (*COLUMNS, FILE_COLUMN) or (unique != name and unique in taken):
+        while unique in ours or (unique != name and unique in taken):
             unique = f"source.{unique}"
         taken.add(unique)
         names.append(unique)
-    return names
+    return [*ours, *map(harmless, names)]
+
+
+def row_of_table(row: Mapping[str, Any], columns: int) -> list[str]:
+    """A row of report.jsonl as report.csv has it, with so many columns."""
+    ours = [row[name] for name in (*COLUMNS, FILE_COLUMN) if name != FILE_COLUMN or name in row]
+    cells = [harmless(_text(value)) for value in (*ours, *row["row"].values())]
+    return cells + [""] * (columns - len(cells))
 
 
 def ended(row: bytes) -> bytes:
