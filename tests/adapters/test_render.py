@@ -199,6 +199,11 @@ def test_every_record_of_the_table_has_all_columns(tmp_path: Path) -> None:
     case.settle(1)
     case.write()
     assert {len(record) for record in case.table()} == {len(COLUMNS) + 3}
+    assert [list(line["row"].values()) + line.get("more_cells", []) for line in case.lines()] == [
+        ["a@x"],
+        ["b@x", "1", "2", "3"],  # what the table has no column for is not lost
+        [],
+    ]
 
 
 def test_a_row_with_a_carriage_return_alone_is_reported_like_any_rejected_row(tmp_path: Path) -> None:

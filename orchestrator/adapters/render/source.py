@@ -64,7 +64,7 @@ class SourceBytes:
         return self._rows[row.start : row.stop]
 
     def cells_of(self, rejected: RejectedRow) -> tuple[str, ...]:
-        """A rejected row's cells, as far as they can be read; none when it is larger than a chunk."""
+        """A rejected row's cells, all that can be read of them; none when it is larger than a chunk."""
         if rejected.stop - rejected.start > self._load.budget:
             return ()
         content = self._read([(rejected.start, rejected.stop)])
@@ -76,7 +76,7 @@ class SourceBytes:
             rows = list(read_sent(content, (span,), self._load.format))
         except csv.Error:  # a carriage return alone
             return ()
-        return rows[0].cells[: len(self._load.header.fields)] if rows else ()
+        return rows[0].cells if rows else ()
 
     def _is_untouched(self) -> bool:
         """By its time: no hash is kept of what was not sent."""

@@ -137,12 +137,15 @@ class Tables:
         return lines if delimiter == "," else [line.replace(delimiter, ",") for line in lines]
 
     def _csv(self, row: ReportRow, at: Mapping[str, Any]) -> str:
-        blanks = [""] * (len(self._fields) - len(row.cells))
-        return _csv_line([harmless(cell) for cell in (*map(_text, at.values()), *row.cells, *blanks)])
+        cells = row.cells[: len(self._fields)]
+        blanks = [""] * (len(self._fields) - len(cells))
+        return _csv_line([harmless(cell) for cell in (*map(_text, at.values()), *cells, *blanks)])
 
     def _json(self, row: ReportRow, at: Mapping[str, Any]) -> str:
-        named = dict(zip(self._fields, row.cells, strict=False))
-        return _json({**at, "candidates": list(row.candidates), "row": named}) + "\n"
+        line = {**at, "candidates": list(row.candidates), "row": dict(zip(self._fields, row.cells, strict=False))}
+        if more := row.cells[len(self._fields) :]:
+            line["more_cells"] = list(more)  # of a row that was rejected for having them
+        return _json(line) + "\n"
 
 
 def _lead(kind: Kind, reason: str, first: int) -> _Lead:
