@@ -234,7 +234,7 @@ def test_the_time_line_shows_batches_that_wait_and_batches_that_are_imported(pag
     assert lanes.count() == 12
     assert page.locator("table.batches rect.queued").count() >= 8
     assert page.locator("table.batches rect.importing").count() >= 11
-    assert "Both were seen busy" in page.locator("#queue-about").inner_text()
+    assert "Both were busy" in page.locator("#queue-about").inner_text()
 
 
 def test_ten_thousand_batches_make_a_page_of_one_size(files: dict[str, Path]) -> None:
