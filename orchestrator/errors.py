@@ -201,7 +201,10 @@ class DoubtHeld(Stopped):
 
 
 class LoadBusy(Stopped):
-    """Another living process owns this load."""
+    """Another living process owns this load: `pid`, where that is known."""
+
+    def __init__(self, load_id: str, pid: int | None, *, remedy: str) -> None:
+        super().__init__(f"load {load_id} is being run by process {pid or 'unknown'}", remedy=remedy)
 
 
 class LoadUnfinished(Stopped):
@@ -268,3 +271,11 @@ class ReaderMissing(Misconfigured):
 
 class LedgerUnusable(Misconfigured):
     """The ledger is corrupt, or was written by a later release."""
+
+
+def cause_of(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """The error that says why, out of what several tasks raised: an expected one where there is one."""
+    inner: BaseException = group.subgroup(OrchestratorError) or group
+    while isinstance(inner, BaseExceptionGroup):
+        inner = inner.exceptions[0]
+    return inner

@@ -557,9 +557,9 @@ def _own(ledger: Ledger, load: Load) -> locks.Ownership:
     """Become the load's owner, before anything of it is changed. Raises LoadBusy."""
     ownership = locks.take_when_free(ledger.path, load.id)
     if ownership is None:
-        pid = locks.owner_of(ledger.path, load.id)
         raise LoadBusy(
-            f"load {load.id} is being run by process {pid or 'unknown'}",
+            load.id,
+            locks.owner_of(ledger.path, load.id),
             remedy="`orchestrator status` shows how it stands; wait for it, or stop it and run this again.",
         )
     return ownership
@@ -861,9 +861,9 @@ def _unfinished(ledger: Ledger, load: Load) -> OrchestratorError:
     """Why a load is not finished, by what the ledger says of it."""
     status = _status(ledger, load)
     if status.running:
-        pid = locks.owner_of(ledger.path, load.id)
         return LoadBusy(
-            f"load {load.id} is being run by process {pid or 'unknown'}",
+            load.id,
+            locks.owner_of(ledger.path, load.id),
             remedy="`orchestrator status` shows how it stands; run this again when it has ended.",
         )
     if status.chunks_by_state.get(State.HELD) and _is_over(status.chunks_by_state):

@@ -95,8 +95,7 @@ def _owned(ledger: Ledger, load: Load) -> Iterator[None]:
     ownership = locks.take(ledger.path, load.id)
     if ownership is None:
         raise LoadBusy(
-            f"load {load.id} is being run by process {locks.owner_of(ledger.path, load.id) or 'unknown'}",
-            remedy="Wait for it, or stop it and run this again.",
+            load.id, locks.owner_of(ledger.path, load.id), remedy="Wait for it, or stop it and run this again."
         )
     try:
         yield

@@ -32,7 +32,7 @@ from orchestrator.cli.progress import watching
 from orchestrator.cli.retry import show_change, show_nothing, show_preview, show_retry
 from orchestrator.config import Config, load_config
 from orchestrator.core.model import Format, Reading
-from orchestrator.errors import OrchestratorError
+from orchestrator.errors import OrchestratorError, cause_of
 from orchestrator.library import LoadOptions, LoadResult, Observer, RetryOptions, StopRequest
 
 SIGNAL_CODES = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 143}
@@ -218,9 +218,8 @@ def _drive(
     try:
         result = anyio.run(main)
     except BaseExceptionGroup as group:
-        expected = group.subgroup(OrchestratorError)
-        if expected is not None and isinstance(first := _first(expected), OrchestratorError):
-            raise first from None
+        if isinstance(cause := cause_of(group), OrchestratorError):
+            raise cause from None
         raise
     return _shown(options, output, result, fail_on_warning=options.fail_on_warning, no_retry=options.no_retry)
 
@@ -236,11 +235,6 @@ def _shown(
     config, subscription = options.config, options.subscription
     resume = resume_command(result, config, subscription, fail_on_warning=fail_on_warning, no_retry=no_retry)
     return show_result(output, result, resume=resume, retry=retry_command(result, config, subscription))
-
-
-def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    inner = group.exceptions[0]
-    return _first(inner) if isinstance(inner, BaseExceptionGroup) else inner
 
 
 async def _signals(stop: StopRequest, output: Output, *, task_status: anyio.abc.TaskStatus[None]) -> None:

@@ -14,7 +14,7 @@ from orchestrator.adapters import logs
 from orchestrator.cli.output import Output
 from orchestrator.daemon.service import Service, serve
 from orchestrator.daemon.setup import Setup, SetupSource, wipe_secrets
-from orchestrator.errors import Misconfigured, OrchestratorError, WrongArgument
+from orchestrator.errors import Misconfigured, OrchestratorError, WrongArgument, cause_of
 from orchestrator.library import World
 
 
@@ -62,12 +62,8 @@ def run_daemon(options: argparse.Namespace, output: Output) -> int:
     try:
         code = anyio.run(partial(serve, service, ready))
     except BaseExceptionGroup as group:
-        expected = group.subgroup(OrchestratorError)
-        if expected is None:
-            raise
-        inner: BaseException = expected
-        while isinstance(inner, BaseExceptionGroup):
-            inner = inner.exceptions[0]
-        raise inner from None
+        if isinstance(cause := cause_of(group), OrchestratorError):
+            raise cause from None
+        raise
     output.json("summary", exit_code=code)
     return code

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 from orchestrator.adapters import locks
@@ -202,17 +202,10 @@ def _of_delivery(
         created_at=delivery.taken_at,
         ended_at=delivery.ended_at,
         exit_code=delivery.exit_code,
-        rows=counts.rows,
-        settled=counts.settled,
-        imported=counts.imported,
-        failed=counts.failed,
-        warned=counts.warned,
-        chunks=counts.chunks,
-        ends_at=counts.ends_at,
-        rows_per_s=counts.rows_per_s,
         cancelled=delivery.cancelled,
         report_dir=delivery.result.get("report_dir") or (load.report_dir if load is not None else None),
         reasons=delivery.result.get("reasons", ()),
+        **asdict(counts),
     )
 
 
@@ -235,19 +228,15 @@ def _of_load(ledger: Ledger, setup: Setup, load: Load) -> LoadView:
         created_at=load.created_at,
         ended_at=load.finished_at,
         exit_code=load.exit_code,
-        rows=counts.rows,
-        settled=counts.settled,
-        imported=counts.imported,
-        failed=counts.failed,
-        warned=counts.warned,
-        chunks=counts.chunks,
-        ends_at=counts.ends_at if phase == "elsewhere" else None,
         report_dir=load.report_dir,
+        **asdict(counts if phase == "elsewhere" else replace(counts, ends_at=None)),
     )
 
 
 @dataclass(frozen=True, slots=True)
 class _Counts:
+    """What a view tells of a load in numbers, under the names that it has there."""
+
     rows: int = 0
     settled: int = 0
     imported: int = 0

@@ -107,7 +107,7 @@ class Service:
         self.stopping = False
         self.exit_code = 0
         self._source, self._lag_every_s = source, world.lag_every_s
-        self._notifier = Notifier(environ)
+        self._notifier, self._alive_at = Notifier(environ), float("-inf")
         self._taking = anyio.CapacityLimiter(1)
         self._stop_watching = anyio.Event()
         """Set when a stop is asked for: whoever watches would keep the server from ending."""
@@ -140,8 +140,7 @@ class Service:
                 tasks.start_soon(self._find_the_stuck)
                 tasks.start_soon(self._keep_house)
                 if self._lag_every_s is not None:
-                    tasks.start_soon(self._feel_pulse, self._lag_every_s)
-                    tasks.start_soon(watch_lag, self._lag_every_s)
+                    tasks.start_soon(watch_lag, self._lag_every_s, self._felt)
                 log.info(
                     "daemon.started",
                     inbox=str(self.inbox.path),
@@ -320,17 +319,12 @@ class Service:
         if deliveries or loads:
             log.info("house.kept", deliveries=deliveries, loads=len(loads))
 
-    async def _feel_pulse(self, every_s: float) -> None:
+    def _felt(self, late_s: float) -> None:
         """How late the event loop is; while it is not dead, systemd hears of it."""
-        loop_clock = anyio.current_time
-        watchdog_s, told_at = self._notifier.watchdog_s, float("-inf")
-        while True:
-            due = loop_clock() + every_s
-            await anyio.sleep(every_s)
-            self.lag_s = max(0.0, loop_clock() - due)
-            if watchdog_s is not None and loop_clock() >= told_at + watchdog_s / 3:
-                told_at = loop_clock()
-                self._notifier.alive()
+        self.lag_s, now = late_s, anyio.current_time()
+        if self._notifier.watchdog_s is not None and now >= self._alive_at + self._notifier.watchdog_s / 3:
+            self._alive_at = now
+            self._notifier.alive()
 
 
 async def serve(service: Service, ready: Callable[[], None] = lambda: None) -> int:

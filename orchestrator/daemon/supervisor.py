@@ -40,6 +40,7 @@ from orchestrator.errors import (
     SourceChanged,
     Stopped,
     Unreachable,
+    cause_of,
 )
 from orchestrator.library import LoadResult, StopRequest, World
 from orchestrator.runner.loop import Progress
@@ -178,7 +179,7 @@ class Supervisor:
             try:
                 result = await self._load(delivery, run)
             except BaseExceptionGroup as group:
-                raise _expected(group) from None
+                raise cause_of(group) from None
             await self._came_to(delivery.id, result)
         except OrchestratorError as error:
             await self._failed(delivery.id, error)
@@ -327,12 +328,3 @@ def _may_pass(error: OrchestratorError, delivery: Delivery) -> bool:
     if isinstance(error, SourceChanged):
         return delivery.load_id is None  # while it was read first
     return isinstance(error, Stopped | Unreachable | AccessRefused | LedgerUnusable)
-
-
-def _expected(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """The error that says why, out of what several tasks raised."""
-    expected = group.subgroup(OrchestratorError) or group
-    inner: BaseException = expected
-    while isinstance(inner, BaseExceptionGroup):
-        inner = inner.exceptions[0]
-    return inner

@@ -22,6 +22,7 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.routing import Route
 
 from orchestrator.adapters.render.page import FILLS, KINDS, filters, style
+from orchestrator.core.lifecycle import HOLDS_SLOT
 from orchestrator.daemon.desk import Desk, NotPossible, NotThere
 from orchestrator.daemon.http.guard import COOKIE, RefusedError
 from orchestrator.daemon.http.tokens import SESSION_S, Tokens
@@ -30,7 +31,6 @@ from orchestrator.daemon.overview import HOURS_SHOWN, REPORT_NAMES, LoadView, Ov
 log = structlog.get_logger()
 
 OPEN_SHOWN, ENDED_SHOWN, CHUNKS_SHOWN = 100, 50, 200
-IN_MARKETO = ("offered", "doubtful", "queued", "importing")
 WORDS = {
     "waiting": "waiting",
     "running": "loading",
@@ -163,7 +163,7 @@ class Pages:
             more=len(chunks) == CHUNKS_SHOWN,
             page=CHUNKS_SHOWN,
             reports=list(REPORT_NAMES) if load.report_dir and load.load_id and load.ended_at is not None else [],
-            in_marketo=sum(load.chunks.get(state, 0) for state in IN_MARKETO),
+            in_marketo=sum(load.chunks.get(state, 0) for state in HOLDS_SLOT),
         )
 
     async def style(self, _: Request) -> Response:
