@@ -162,6 +162,21 @@ def test_the_queue_of_others_can_be_filled_and_emptied(client: httpx.Client, ser
     assert server.truth()["unfinished"] == 0
 
 
+def test_a_token_asked_for_is_no_call_under_way(client: httpx.Client, server: SimulatorServer) -> None:
+    """The limit is the REST API's: each load of a daemon asks for its token beside the calls of the others."""
+    address = urlsplit(server.base_url)
+    head = b"POST /identity/oauth/token HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n"
+    slow = [socket.create_connection((str(address.hostname), int(address.port or 0))) for _ in range(12)]
+    try:
+        for connection in slow:
+            connection.sendall(head)
+        assert client.get(USAGE).json()["success"]
+        assert server.model.in_flight == 0
+    finally:
+        for connection in slow:
+            connection.close()
+
+
 def test_calls_under_way_count_while_their_bodies_are_on_the_way(client: httpx.Client, server: SimulatorServer) -> None:
     """Ten slow uploads leave no room for a question."""
     address = urlsplit(server.base_url)
