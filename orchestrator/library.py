@@ -30,6 +30,7 @@ from orchestrator.adapters.salvage import Salvaged, Unreadable, salvage
 from orchestrator.caller import Caller
 from orchestrator.checks import CheckLine
 from orchestrator.config import Config
+from orchestrator.core.admission import PLACES
 from orchestrator.core.expect import expect, learn, seconds_left
 from orchestrator.core.fields import Described, misfits
 from orchestrator.core.lifecycle import AT_REST
@@ -62,6 +63,7 @@ from orchestrator.core.report import exit_code as exit_code_of
 from orchestrator.core.report import totals as totals_of
 from orchestrator.core.retry import Again, Tally
 from orchestrator.core.schedule import Limits, in_queue
+from orchestrator.core.share import HEARD_OF_S, Wish, rows_beside
 from orchestrator.core.values import ValueFinding, Values
 from orchestrator.core.worth import Which
 from orchestrator.errors import (
@@ -790,24 +792,30 @@ def _planned(
         load_id=_identity(planned.fingerprint, planned.format, config, options)(0),
         calls=calls_of(len(planned.chunks)),
         calls_left=None,
-        seconds=_foretold_s(config, planned, options.target),
+        seconds=_foretold_s(config, planned, options),
         findings=tuple(findings),
         values=tuple(values),
     )
 
 
-def _foretold_s(config: Config, plan: Plan, target: Target) -> float | None:
-    """How long it will probably take, behind the batches that are in the queue now; None while nothing is known."""
+def _foretold_s(config: Config, plan: Plan, options: LoadOptions) -> float | None:
+    """How long it will probably take, behind the batches that are in the queue now and beside the loads that run; None
+    while nothing is known."""
     if not config.ledger_path.exists():
         return None
+    now = Clock().now()
     with _ledger(config) as ledger:
         speed = learn(ledger.past(config.subscription_host))
         queued = in_queue(ledger.open_chunks(config.subscription_host))
+        running = ledger.wishes(config.subscription_host, now - HEARD_OF_S)
     if speed is None:
         return None
     rows = plan.rows - plan.rejected_rows - plan.superseded_rows
-    one_at_a_time = target.list_id is not None or len(plan.chunks) == 1
-    return seconds_left(expect(queued, speed), rows, speed, Clock().now(), one_at_a_time=one_at_a_time)
+    one_at_a_time = options.target.list_id is not None or len(plan.chunks) == 1
+    if not one_at_a_time:
+        this = Wish(LoadId(""), options.priority or "normal", min(PLACES, len(plan.chunks)), 0, now)
+        rows += rows_beside([*running, this], this.load_id, rows, PLACES, now)
+    return seconds_left(expect(queued, speed), rows, speed, now, one_at_a_time=one_at_a_time)
 
 
 def _header_findings(header: tuple[str, ...], fields: tuple[Described | None, str], target: Target) -> list[str]:

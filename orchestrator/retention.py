@@ -92,7 +92,7 @@ def purge(ledger: Ledger, load: Load, *, unfinished: bool) -> None:
 
 @contextmanager
 def _owned(ledger: Ledger, load: Load) -> Iterator[None]:
-    ownership = locks.take(ledger.path, load.id)
+    ownership = locks.take_when_free(ledger.path, load.id)
     if ownership is None:
         raise LoadBusy(
             load.id, locks.owner_of(ledger.path, load.id), remedy="Wait for it, or stop it and run this again."

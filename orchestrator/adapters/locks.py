@@ -28,7 +28,7 @@ class Ownership:
 
 
 def take(ledger: Path, load_id: LoadId) -> Ownership | None:
-    """Become the owner of a load; None when a living process owns it. Raises LedgerUnusable."""
+    """Become the owner of a load; None when a living process owns it, or looks who does. Raises LedgerUnusable."""
     folder = ledger.with_name(ledger.name + ".owners")
     try:
         folder.mkdir(mode=0o700, exist_ok=True)
@@ -38,15 +38,11 @@ def take(ledger: Path, load_id: LoadId) -> Ownership | None:
             f"{folder}: {error.strerror}",
             remedy="The folder of the ledger must be one that can be written to: set state.ledger.",
         ) from error
-    for attempt in range(3):  # `owner_of` in another process holds it for a moment
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            break
-        except BlockingIOError:
-            if attempt == 2:
-                os.close(descriptor)
-                return None
-            time.sleep(0.02)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        return None
     if not _is_there(descriptor, folder / load_id):  # its load was removed at this very moment
         os.close(descriptor)
         return take(ledger, load_id)

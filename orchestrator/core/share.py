@@ -35,6 +35,7 @@ class Wish:
     """Slots it holds."""
     served_at: float
     """When it last took a slot, or began to run."""
+    rows_unsent: int = 0
 
 
 def shares(wishes: Sequence[Wish], slots: int, now: float) -> dict[LoadId, int]:
@@ -57,6 +58,14 @@ def shares(wishes: Sequence[Wish], slots: int, now: float) -> dict[LoadId, int]:
             left -= 1
     assert sum(share.values()) <= max(slots, 0), "shares are of what there is"
     return share
+
+
+def rows_beside(wishes: Sequence[Wish], load_id: LoadId, rows: int, slots: int, now: float) -> int:
+    """How many rows of other loads are probably imported while `rows` of this one are: each gets on as its share is."""
+    share = shares(wishes, slots, now)
+    mine = max(1, share.get(load_id, 0))
+    others = (wish for wish in wishes if wish.load_id != load_id)
+    return sum(min(wish.rows_unsent, rows * share[wish.load_id] // mine) for wish in others)
 
 
 def _turn(wish: Wish, now: float) -> tuple[bool, int, float, str]:

@@ -166,7 +166,8 @@ class Runner:
         """Until every chunk is at rest (None), or the load stops early (why)."""
         await self._books.open()
         await self._books.recover(self._load.id, self._clock.now())
-        self._said = Run(self._clock.now(), min(PLACES, self._books.by_state[State.PLANNED]))
+        planned = min(PLACES, self._books.by_state[State.PLANNED])
+        self._said = Run(self._clock.now(), planned, rows_unsent=self._load.rows - self._books.settled)
         await self._tell(self._said)
         try:
             async with anyio.create_task_group() as tasks:
@@ -201,7 +202,7 @@ class Runner:
                     if self._quota is not None and self._quota.is_due():
                         tasks.start_soon(self._quota.ask, QUOTA_PATIENCE_S)
                     self._caller.share_pace(len(view.wishes))
-                    await self._say(decision, now)
+                    await self._say(decision, view.rows_unsent, now)
                     self._show(decision, now)
                     wake_at = min(decision.wake_at, self._stop_at(now))
                     if decision.others_act:
@@ -349,7 +350,7 @@ class Runner:
 
     # --- what other processes may know --------------------------------------------------------------------
 
-    async def _say(self, decision: Decision, now: float) -> None:
+    async def _say(self, decision: Decision, rows_unsent: int, now: float) -> None:
         """Write down what this run wants, waits for and expects: when that changes, and every ten seconds."""
         said, waiting_for = self._said, decision.waiting_for
         if self._caller.paused_until > now + 1.0:
@@ -359,7 +360,7 @@ class Runner:
             return
         since = (said.waiting_since if waiting_for == said.waiting_for else now) if waiting_for else None
         ends_at = now + decision.eta_s if decision.eta_s is not None else None
-        self._said = Run(now, decision.wants, waiting_for, since, ends_at)
+        self._said = Run(now, decision.wants, waiting_for, since, ends_at, rows_unsent)
         await self._tell(self._said)
         settled = self._books.settled
         if self.estimate is None and ends_at is not None and settled >= ESTIMATED_AFTER * self._load.rows:

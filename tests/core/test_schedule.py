@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -17,6 +18,7 @@ from orchestrator.core.model import (
     LoadId,
     Offer,
     Poll,
+    Priority,
     Standing,
     State,
     Submit,
@@ -282,6 +284,24 @@ def test_a_load_takes_no_slot_that_a_more_urgent_one_has_a_right_to() -> None:
     decision = decide(open_=three, ready=(planned(9),), wishes=wishes, limits=replace(LIMITS, queued_jobs=5))
     assert not [a for a in decision.actions if isinstance(a, Submit)]
     assert "its turn" in decision.waiting_for
+
+
+def test_a_load_beside_others_is_foretold_with_what_they_have_still_to_send() -> None:
+    """An hour's load beside another of an hour takes two; a small one does not wait for the end of a large one."""
+    other = LoadId("theirs")
+
+    def eta_s(rows: int, theirs: int, priority: Priority = "normal") -> float:
+        wishes = (Wish(LOAD, "normal", 10, 0, NOW, rows), Wish(other, priority, 10, 0, NOW, theirs))
+        found = decide(past=PAST, rows_unsent=rows, unsent=10, wishes=wishes).eta_s
+        assert found is not None
+        return found
+
+    alone = eta_s(10_000, 0)
+    assert eta_s(10_000, 10_000) == pytest.approx(2 * alone, rel=0.05)
+    assert eta_s(10_000, 1_000_000) == pytest.approx(2 * alone, rel=0.3)
+    assert eta_s(10_000, 1_000) == pytest.approx(1.1 * alone, rel=0.05)
+    assert eta_s(10_000, 1_000_000, "high") > 3 * alone
+    assert eta_s(10_000, 1_000_000, "low") < 1.5 * alone
 
 
 def test_a_load_into_a_static_list_is_foretold_one_batch_at_a_time() -> None:
