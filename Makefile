@@ -42,6 +42,7 @@ bench: $(VENV)/.ok $(VENV)/.bench ## speeds beside other tools, as ratios measur
 	$(BIN)/python benchmarks/scale.py
 	$(BIN)/python benchmarks/schedule.py 300
 	$(BIN)/python benchmarks/formats.py
+	$(BIN)/python benchmarks/daemon.py
 
 sim: $(VENV)/.ok ## whole loads under faults and crashes: make sim SEEDS=10000 (or 5000-6000), make sim SEED=17 for one
 	nice $(BIN)/python tests/simulation/run.py $(if $(SEED),$(SEED) aloud,$(SEEDS)) $(ARGS)
