@@ -62,7 +62,7 @@ clean: ## remove the environment and everything generated
 	rm -rf $(VENV) demo .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 $(VENV)/.bench: benchmarks/requirements.lock $(VENV)/.ok
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r benchmarks/requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --only-binary :all: -r benchmarks/requirements.lock
 	touch $@
 
 $(VENV)/.ok: pyproject.toml requirements.lock
