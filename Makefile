@@ -42,6 +42,7 @@ bench: $(VENV)/.ok $(VENV)/.bench ## speeds beside other tools, as ratios measur
 	$(BIN)/python benchmarks/scale.py
 	$(BIN)/python benchmarks/schedule.py 300
 	$(BIN)/python benchmarks/formats.py
+	$(BIN)/python benchmarks/daemon.py
 
 sim: $(VENV)/.ok ## whole loads under faults and crashes: make sim SEEDS=10000 (or 5000-6000), make sim SEED=17 for one
 	nice $(BIN)/python tests/simulation/run.py $(if $(SEED),$(SEED) aloud,$(SEEDS)) $(ARGS)
@@ -61,7 +62,7 @@ clean: ## remove the environment and everything generated
 	rm -rf $(VENV) demo .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 $(VENV)/.bench: benchmarks/requirements.lock $(VENV)/.ok
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r benchmarks/requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --only-binary :all: -r benchmarks/requirements.lock
 	touch $@
 
 $(VENV)/.ok: pyproject.toml requirements.lock

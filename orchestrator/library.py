@@ -235,6 +235,8 @@ class World:
     """How often to look whether the event loop keeps up; None: not at all, since under virtual time it always does."""
     turns: Mapping[str, anyio.Semaphore] = field(default_factory=dict)
     """By subscription: what the calls of several loads of this process share."""
+    heavy: anyio.CapacityLimiter | None = None
+    """How many threads may plan and write reports at a time, of all loads that share it; None: nobody else is there."""
 
 
 # --- load ---------------------------------------------------------------------------------------------
@@ -258,9 +260,10 @@ async def load(
     named = [str(source)] if isinstance(source, Path) else list(source)
     with await anyio.to_thread.run_sync(_ledger, config, world.connect) as ledger:
         begin = partial(_find_or_plan, config, ledger, named, options, clock, _interrupted(stop))
-        found, ownership = await anyio.to_thread.run_sync(begin)
+        found, ownership = await anyio.to_thread.run_sync(begin, limiter=world.heavy)
         if found.finished_at is not None:
-            return await anyio.to_thread.run_sync(partial(_again, config, ledger, found, clock.now()))
+            again = partial(_again, config, ledger, found, clock.now())
+            return await anyio.to_thread.run_sync(again, limiter=world.heavy)
         return await _drive(config, ledger, found, options, world, observer, stop, ownership)
 
 
@@ -291,7 +294,8 @@ async def resume(
                 f"ledger {ledger.path}: no load is interrupted", remedy="`orchestrator status` lists the loads."
             )
         if found.finished_at is not None:
-            return await anyio.to_thread.run_sync(partial(_again, config, ledger, found, clock.now()))
+            again = partial(_again, config, ledger, found, clock.now())
+            return await anyio.to_thread.run_sync(again, limiter=world.heavy)
         options = LoadOptions(
             target=found.target,
             on_doubt=on_doubt or found.on_doubt,
@@ -599,7 +603,8 @@ async def _drive(
         if options.on_doubt == "resend":
             for standing in ledger.held(load.id):
                 ledger.record(load.id, standing.number, Released(clock.now()))
-        load = await anyio.to_thread.run_sync(partial(_with_source, config, ledger, load, _interrupted(stop)))
+        with_source = partial(_with_source, config, ledger, load, _interrupted(stop))
+        load = await anyio.to_thread.run_sync(with_source, limiter=world.heavy)
         structlog.contextvars.bind_contextvars(load=load.id)
         started_at = clock.now()
         async with _connected(config, world) as (marketo, caller):
@@ -632,7 +637,7 @@ async def _drive(
         interrupted = stop.exit_code if stop is not None else 0
         keep_days = config.report.keep_days
         finish = partial(_finish, ledger, load, options, clock, stopped, interrupted, keep_days)
-        result = await anyio.to_thread.run_sync(finish)
+        result = await anyio.to_thread.run_sync(finish, limiter=world.heavy)
         now = clock.now()
         return replace(result, seconds=now - started_at, eta_error=_eta_error(runner.estimate, now))
     finally:

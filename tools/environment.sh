@@ -20,9 +20,9 @@ if [ ! -x "$venv/bin/python" ]; then
     "$python" -m venv "$venv"
 fi
 if command -v uv >/dev/null 2>&1; then
-    uv pip install --quiet --python "$venv/bin/python" --require-hashes -r requirements.lock
+    uv pip install --quiet --python "$venv/bin/python" --require-hashes --only-binary :all: -r requirements.lock
     uv pip install --quiet --python "$venv/bin/python" --no-deps --no-build-isolation -e .
 else
-    "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+    "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --require-hashes --only-binary :all: -r requirements.lock
     "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 fi

@@ -23,6 +23,7 @@ import secrets
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeVar
 
@@ -86,8 +87,7 @@ class Marketo:
     ) -> None:
         self._client_id, self._client_secret = client_id, client_secret
 
-        # The certificates are read once for both clients: that takes 20 ms.
-        certificates = httpx.create_ssl_context(trust_env=False) if transport is None else True
+        certificates = _certificates() if transport is None else True
 
         def client(kept: int) -> httpx.AsyncClient:
             return httpx.AsyncClient(
@@ -343,6 +343,12 @@ class _Multipart:
             yield piece
             self._count(len(piece))
         yield self._tail
+
+
+@cache
+def _certificates() -> ssl.SSLContext:
+    """Read once in a process: that takes 20 ms, in which nothing else is done."""
+    return httpx.create_ssl_context(trust_env=False)
 
 
 def _parse(body: bytes) -> Any:

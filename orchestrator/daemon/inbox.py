@@ -108,7 +108,7 @@ class Inbox:
         waiting: list[str] = []
         not_taken: list[NotTaken] = []
         there: set[tuple[str, str]] = set()
-        for folder in self._folders(not_taken):
+        for folder in self._folders():
             try:
                 with self._opened(folder) as descriptor:
                     for found in self._look(descriptor, folder, now, there):
@@ -130,7 +130,7 @@ class Inbox:
 
     def find(self, folder: str, name: str) -> Ready | None:
         """A file that somebody who may says is whole. None when no such file may be taken. Raises Misconfigured."""
-        if folder not in self._folders([]):
+        if folder not in self._folders():
             return None
         with suppress(OSError), self._opened(folder) as descriptor:
             if name in _names(descriptor) and not _is_ours(name):
@@ -186,15 +186,13 @@ class Inbox:
 
     # --- one folder -------------------------------------------------------------------------------------
 
-    def _folders(self, not_taken: list[NotTaken]) -> list[str]:
+    def _folders(self) -> list[str]:
         """The inbox itself, and the folders in it."""
         folders = [""]
         with os.scandir(self.path) as entries:
             for entry in sorted(entries, key=lambda entry: entry.name)[:ENTRIES_MAX]:
                 if not entry.name.startswith(".") and entry.is_dir(follow_symlinks=False):
                     folders.append(entry.name)
-                elif entry.is_symlink() and entry.is_dir():
-                    not_taken.append(NotTaken(printable(entry.name), "it is a link to a folder"))
         return folders
 
     @contextmanager
@@ -225,8 +223,7 @@ class Inbox:
                         yield NotTaken(shown, "it is a folder inside a folder")
                     continue
                 if (unfit := _unfit(status)) is not None:
-                    if not (stat.S_ISLNK(status.st_mode) and not folder and (self.path / name).is_dir()):
-                        yield NotTaken(shown, unfit)
+                    yield NotTaken(shown, unfit)
                     continue
                 there.add((folder, name))
                 if name + MARK in names or self._is_quiet(descriptor, folder, name, status, now):
@@ -294,11 +291,14 @@ def _read(descriptor: int, name: str, where: str) -> tuple[dict[str, Any], int |
         if error.errno in (errno.ENOENT, errno.ENAMETOOLONG):  # no room for the suffix: no such file can be
             return {}, None
         raise Misconfigured(f"{printable(where)}: {error.strerror}", remedy="It must be a file of its own.") from None
-    with os.fdopen(opened, "rb") as file:
+    try:
         status = os.fstat(opened)
         if not stat.S_ISREG(status.st_mode):
             raise Misconfigured(f"{printable(where)}: it is not a regular file", remedy="Put a file there.")
-        return read_settings(file.read(SETTINGS_BYTES_MAX + 1), printable(where)), status.st_ino
+        content = os.pread(opened, SETTINGS_BYTES_MAX + 1, 0)
+    finally:
+        os.close(opened)
+    return read_settings(content, printable(where)), status.st_ino
 
 
 def is_written(name: str | Path, folder: int | None = None) -> bool:

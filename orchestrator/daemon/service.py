@@ -102,6 +102,8 @@ class Service:
         )
         self.scan = Scan()
         self.scanned_at: float | None = None
+        self._unusable: str | None = None
+        """Why the inbox could not be looked into the last time: said once."""
         self.lag_s = 0.0
         self.started_at = world.clock.now()
         self.stopping = False
@@ -260,8 +262,11 @@ class Service:
                     take = partial(self.inbox.take, ready, self.deliveries, self.world.clock.now())
                     self.took(await anyio.to_thread.run_sync(take))
         except OSError as error:
-            log.error("inbox.unusable", why=error.strerror)
+            if self._unusable != error.strerror:
+                log.error("inbox.unusable", why=error.strerror)
+            self._unusable = error.strerror
             return
+        self._unusable = None
         if scan != self.scan:
             self.changes.tell()
         self.scan, self.scanned_at = scan, self.world.clock.now()

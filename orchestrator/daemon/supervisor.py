@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -52,6 +53,8 @@ BUSY_RETRY_S = 10.0
 """Another process runs the same load: it is waited for."""
 STOP_CODE = 143
 REASONS_KEPT = 20
+LARGE_BYTES = 25_000_000
+"""A file of so many is planned apart from smaller ones, which take a moment each and need not wait for it."""
 URGENCY: dict[Priority | None, int] = {"high": 0, "normal": 1, None: 1, "low": 2}
 
 Ended = Callable[[Delivery], None]
@@ -90,6 +93,9 @@ class Supervisor:
         self._stopping = False
         self._woken = anyio.Event()
         self._file = threading.Lock()
+        # Planning and reports keep the interpreter busy: twenty threads of it end no sooner than one after the other,
+        # and every step of the event loop waits 5 ms for each of them (measured: answers of 1.6 s).
+        self._heavy = (anyio.CapacityLimiter(1), anyio.CapacityLimiter(1))
 
     def add(self, delivery: Delivery) -> None:
         """A new one, or one that the last daemon left."""
@@ -196,6 +202,7 @@ class Supervisor:
         config, path = self._setup().of(settings), self._deliveries.path(delivery)
         observe = partial(self._observe, delivery.id, run, config.subscription_host)
         on_doubt: Literal["resend", "stop"] = "resend" if delivery.cancelled else settings.on_doubt
+        world = replace(self._world, heavy=self._heavy[_is_large(path)])
         if delivery.load_id is not None:
             known = await self._records.ask(self._records.ledger.load, delivery.load_id)
             if known is not None and known.subscription != config.subscription_host:
@@ -212,12 +219,12 @@ class Supervisor:
                 retry=settings.retry,
                 observer=observe,
                 stop=run.stop,
-                world=self._world,
+                world=world,
             )
         if await anyio.to_thread.run_sync(_is_written, path):
             raise SourceChanged(f"{delivery.name}: it is still being written to", remedy="It is waited for.")
         options = settings.options(config)
-        return await library.load(config, path, options, observer=observe, stop=run.stop, world=self._world)
+        return await library.load(config, path, options, observer=observe, stop=run.stop, world=world)
 
     def _observe(self, delivery_id: str, run: RunningLoad, host: str, progress: Progress) -> None:
         run.progress = progress
@@ -314,6 +321,12 @@ class Supervisor:
 
     def _wake(self) -> None:
         self._woken.set()
+
+
+def _is_large(path: Path) -> bool:
+    with suppress(OSError):  # the load will say what is wrong
+        return path.stat().st_size >= LARGE_BYTES
+    return False
 
 
 def _is_written(path: Path) -> bool:

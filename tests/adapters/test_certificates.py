@@ -8,10 +8,10 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import anyio
-import httpx
 import pytest
 from adapters.test_marketo import ACCEPTED, Peer, http, upload
 
+from orchestrator.adapters import marketo
 from orchestrator.adapters.marketo import Marketo
 from orchestrator.core.model import BatchId, Target
 from orchestrator.core.verdicts import Answered, Failed, Outcome, Verdict, judge
@@ -45,7 +45,7 @@ def ask(server: str, question: Callable[[Marketo], Awaitable[Outcome]], **tls: s
 def trusting(monkeypatch: pytest.MonkeyPatch) -> None:
     """The authority of these tests is one that this machine trusts."""
     authority = str(CERTIFICATES / "authority.pem")
-    monkeypatch.setattr(httpx, "create_ssl_context", lambda **_: ssl.create_default_context(cafile=authority))
+    monkeypatch.setattr(marketo, "_certificates", lambda: ssl.create_default_context(cafile=authority))
 
 
 @pytest.mark.parametrize("server", ["self-signed", "signed", "expired"])
@@ -91,6 +91,7 @@ def test_a_server_that_speaks_old_tls_only_is_not_spoken_to() -> None:
 
 def test_an_authority_named_by_the_environment_is_not_trusted(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever sets a variable could read the secret and the leads."""
+    marketo._certificates.cache_clear()
     monkeypatch.setenv("SSL_CERT_FILE", str(CERTIFICATES / "authority.pem"))
     outcome, peer = ask("signed", lambda client: client.status("tok", Target(), BatchId(7)))
     assert isinstance(outcome, Failed)

@@ -133,10 +133,11 @@ def test_links_pipes_and_files_with_two_names_are_never_taken(place: Place, tmp_
     os.mkfifo(place.path / "pipe.csv")
     (tmp_path / "elsewhere").mkdir()
     (place.path / "folder").symlink_to(tmp_path / "elsewhere")
+    (place.path / "loop").symlink_to(place.path / "loop")
     (place.path / "a" / "b").mkdir(parents=True)
     assert place.ready() == []
     reasons = place.reasons()
-    assert set(reasons) == {"link.csv", "dangling.csv", "second.csv", "pipe.csv", "folder", "a/b"}
+    assert set(reasons) == {"link.csv", "dangling.csv", "second.csv", "pipe.csv", "folder", "loop", "a/b"}
     assert reasons["link.csv"] == "it is a symbolic link"
     assert "hard link" in reasons["second.csv"]
 
@@ -245,6 +246,12 @@ def test_wrong_settings_keep_a_file_in_the_inbox(place: Place) -> None:
     os.mkfifo(settings)
     assert place.ready() == []
     settings.unlink()
+    settings.mkdir()
+    descriptors = len(os.listdir("/proc/self/fd"))  # noqa: PTH208 a listing that opens nothing else
+    assert place.ready() == []
+    assert "not a regular file" in place.reasons()["leads.csv"]
+    assert len(os.listdir("/proc/self/fd")) == descriptors  # noqa: PTH208
+    settings.rmdir()
     place.refused = "subscription 'x' is not configured"
     assert place.ready() == []
     assert "not configured" in place.reasons()["leads.csv"]

@@ -12,7 +12,7 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
@@ -96,8 +96,10 @@ class Told:
     most_ours: int
 
 
-def live(folder: Path, days: int, seed: int = 1, chunk_rows: int = 150) -> Told:
-    """So many days, with a file an hour. Blocking."""
+def live(
+    folder: Path, days: int, seed: int = 1, chunk_rows: int = 150, each: Callable[[Sample], None] = lambda _: None
+) -> Told:
+    """So many days, with a file an hour; `each` hears of every one. Blocking."""
     model = Marketo(Settings(seed=seed, seconds_per_job=60.0, rows_per_second=50.0, min_poll_interval=0.0))
     model.faults.rates.update(FAULTS)
     rng, begun = Random(seed), time.monotonic()
@@ -134,6 +136,7 @@ def live(folder: Path, days: int, seed: int = 1, chunk_rows: int = 150) -> Told:
                 if hour % 24 == 23:
                     _forget_old(model)
                     told.samples.append(_sample(folder, hour // 24 + 1))
+                    each(told.samples[-1])
             while len(told.ended) < told.files:  # noqa: ASYNC110 time is virtual
                 await anyio.sleep(60.0)
             service.stop(143)
@@ -209,10 +212,14 @@ def check(told: Told) -> None:
 
 def main() -> int:
     days = int(sys.argv[1]) if len(sys.argv) > 1 else 365
+    begun, every = time.monotonic(), max(1, days // 36)
+
+    def each(sample: Sample) -> None:
+        if sample.day % every == 0:
+            print(f"{time.monotonic() - begun:6,.0f} s  {sample}", flush=True)
+
     with tempfile.TemporaryDirectory() as folder:
-        told = live(Path(folder), days)
-    for sample in told.samples[:: max(1, days // 12)]:
-        print(sample)
+        told = live(Path(folder), days, each=each)
     check(told)
     print(f"{days} days, {told.files} files loaded, in {told.seconds:,.0f} s")
     return 0

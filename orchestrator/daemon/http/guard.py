@@ -17,6 +17,7 @@ from typing import Any
 
 import anyio
 import structlog
+from starlette.requests import ClientDisconnect
 
 from orchestrator.daemon.http.listen import HEADER_BYTES_MAX, Door
 from orchestrator.daemon.http.tokens import Tokens
@@ -26,6 +27,7 @@ log = structlog.get_logger()
 BODY_BYTES_MAX = 65_536
 BODY_PIECE_S = 30.0
 """A body that pauses for longer is given up."""
+READ_AWAY_BYTES, READ_AWAY_S = 4_000_000, 2.0
 METHODS = frozenset({"GET", "HEAD", "POST"})
 OPEN_PATHS = frozenset({"/healthz", "/readyz", "/login", "/style.css", "/script.js", "/icon.svg"})
 """They say nothing about any load."""
@@ -93,7 +95,11 @@ class Guard:
             await self._app(scope, _limited(receive, limit), sending)
         except RefusedError as error:
             if not begun:
+                if error.status == 413 and not any(name == b"expect" for name, _ in scope["headers"]):
+                    await _read_away(receive)
                 await _refuse(sending, error.status, error.why)
+        except ClientDisconnect:
+            pass  # nobody is left to be answered
         except Exception:
             log.exception("request.broken", path=str(scope["path"])[:200])
             if not begun:
@@ -198,6 +204,17 @@ def _limited(receive: Any, limit: int) -> Any:
         return message
 
     return receiving
+
+
+async def _read_away(receive: Any) -> None:
+    """Some more of a body that is too long: closed upon at once, its sender would see a reset and not our answer."""
+    read = 0
+    with anyio.move_on_after(READ_AWAY_S):
+        while read < READ_AWAY_BYTES:
+            message = await receive()
+            read += len(message.get("body", b""))
+            if not message.get("more_body", False):
+                return
 
 
 async def _refuse(send: Any, status: int, why: str) -> None:

@@ -1,0 +1,50 @@
+"""Settings of a file: read strictly, whoever wrote them."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from orchestrator.daemon.settings import SETTINGS_BYTES_MAX, LoadSettings, read_settings, settings_of
+from orchestrator.errors import Misconfigured
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=9), inner, max_size=3),
+    max_leaves=5,
+)
+
+
+@given(content=st.binary(max_size=300) | st.text(max_size=300).map(str.encode))
+def test_s27_whatever_a_settings_file_holds_it_is_read_or_refused_in_one_sentence(content: bytes) -> None:
+    """It lies in a folder where strangers may write."""
+    with contextlib.suppress(Misconfigured):
+        settings_of(read_settings(content, "x.load.toml"), where="x.load.toml")
+
+
+@given(asked=st.dictionaries(st.sampled_from(sorted(LoadSettings.model_fields)), VALUES, max_size=4))
+def test_s27_values_of_any_kind_are_taken_or_refused_with_their_key(asked: dict[str, Any]) -> None:
+    """Over HTTP they come as JSON, of any kind."""
+    refused = ""
+    try:
+        settings_of(asked, where="settings")
+    except Misconfigured as error:
+        refused = error.message
+    assert not refused or any(refused.startswith(f"settings: {key}") for key in asked)
+
+
+@pytest.mark.parametrize("key", ["query", "report_dir", "base_url", "client_secret", "__class__", "Object"])
+def test_s27_a_key_that_is_not_known_is_refused(key: str) -> None:
+    """A typing error would load into the wrong place; and some of these would open other files."""
+    with pytest.raises(Misconfigured, match="unknown key"):
+        settings_of({key: "x"}, where="settings")
+
+
+def test_s27_a_settings_file_has_an_end() -> None:
+    """It holds a few lines."""
+    with pytest.raises(Misconfigured, match="larger than"):
+        read_settings(b"#" * (SETTINGS_BYTES_MAX + 1), "x.load.toml")
