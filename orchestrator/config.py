@@ -281,10 +281,10 @@ def load_config(
             section, key = name.split(".")
             on_command_line[section, key] = (value, _flag(key))
     layers = [in_file, of_subscription, in_environment, on_command_line]
+    if file is not None and any(("marketo", "client_secret") in layer for layer in (in_file, of_subscription)):
+        _warn_if_readable(file, warnings)
     _read_secret_file(layers, warnings)
     layered = {setting: value for layer in layers for setting, value in layer.items()}
-    if file is not None and ("marketo", "client_secret") in in_file:
-        _warn_if_readable(file, warnings)
     sections = {name: _section(name, model, layered) for name, model in SECTIONS.items()}
     settings = tuple(
         Setting(name, key, getattr(sections[name], key), layered.get((name, key), (None, "default"))[1])

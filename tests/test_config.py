@@ -112,10 +112,17 @@ def test_a_secret_file_is_read_and_warned_of_when_others_may_read_it(tmp_path: P
     assert config.warnings == ()
     secret.chmod(0o644)
     (warning,) = load_config(file, {}, {}).warnings
+    assert warning.startswith(f"{secret} ")
     assert "0644" in warning
+    secret.chmod(0o600)
+    file.chmod(0o644)  # it names the secret's file and holds no secret
+    assert load_config(file, {}, {}).warnings == ()
     secret.unlink()
     with pytest.raises(Misconfigured, match=r"client_secret_file"):
         load_config(file, {}, {})
+    file.write_text(f"[marketo]\n[subscriptions.emea.marketo]\nclient_secret = '{SECRET}'")
+    (warning,) = load_config(file, {}, {}, "emea").warnings
+    assert warning.startswith(f"{file} ")
 
 
 def test_the_secret_of_the_strongest_place_wins_however_it_is_given(tmp_path: Path) -> None:
