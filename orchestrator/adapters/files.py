@@ -96,7 +96,7 @@ def plan_blocks(
         return cast(BinaryIO, _Nameless(SPILLED_FROM_BYTES, dir=folder))
 
     keys = Keys(new_file) if on_duplicate != "ignore" and lookup_field is not None else None
-    with _HashingThread() as hashing:
+    with _HashingThread() as whole, _HashingThread() as chunks:
         options: dict[str, Any] = {
             "format": format,
             "name": name,
@@ -104,18 +104,19 @@ def plan_blocks(
             "budget": budget,
             "lookup_field": lookup_field,
             "keep_rejected": keep_rejected,
-            "chunk_digest": hashing.sha256,
+            "chunk_digest": chunks.sha256,
         }
 
         def fed(planner: Planner) -> Planner:
             for block in blocks():
                 planner.feed(block)
-                hashing.hand_over(ahead=BLOCKS_AHEAD)
+                whole.hand_over(ahead=BLOCKS_AHEAD)
+                chunks.hand_over(ahead=BLOCKS_AHEAD)
             return planner
 
         try:
             replay = Replay(new_file()) if keys is not None else None
-            planner = fed(Planner(**options, fingerprint=hashing.sha256(), keys=keys, replay=replay))
+            planner = fed(Planner(**options, fingerprint=whole.sha256(), keys=keys, replay=replay))
             rows, room = planner.end()
             if keys is None or replay is None or keys.all_different():
                 return planner.finish()
@@ -167,11 +168,16 @@ class ChunkBytes:
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         digest, held, path = hashlib.sha256(), b"", Path(self._source.path)
+
+        def read(descriptor: int, ranges: _Ranges) -> bytes:
+            piece = _read(descriptor, ranges)
+            digest.update(piece)
+            return piece
+
         with _readable(path):
             async with aiofiles.open(path, "rb", opener=_open_regular) as file:
                 for ranges in _blocks_of(self._header, self._chunk):
-                    piece = await anyio.to_thread.run_sync(_read, file.fileno(), ranges)
-                    digest.update(piece)
+                    piece = await anyio.to_thread.run_sync(read, file.fileno(), ranges)
                     if held:
                         yield held
                     held = piece
@@ -186,8 +192,7 @@ _Ranges = list[tuple[int, int]]
 
 def _blocks_of(header: Header, chunk: Chunk) -> Iterator[_Ranges]:
     """What a chunk is made of, about a block at a time: its rows may stand in thousands of places."""
-    yield [(header.start, header.stop)]
-    block: _Ranges = []
+    block: _Ranges = [(header.start, header.stop)]
     room = BLOCK_BYTES
     for span in chunk.spans:
         start = span.start
@@ -205,6 +210,8 @@ def _blocks_of(header: Header, chunk: Chunk) -> Iterator[_Ranges]:
 
 def _read(descriptor: int, ranges: _Ranges) -> bytes:
     """Their bytes, as far as they are there. What lies near is read in one go."""
+    if len(ranges) == 1:
+        return _read_range(descriptor, *ranges[0])
     pieces: list[memoryview] = []
     first = 0
     while first < len(ranges):

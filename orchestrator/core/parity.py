@@ -96,13 +96,12 @@ class ParityScanner:
         # glibc gives pieces of 128 KB and more back to the system as soon as they are free, and takes them again page
         # by page: 7 % of a plan's time, with bitmaps by the dozen. A large one, free at once, teaches it to keep them.
         np.empty(1 << 24, np.uint8)
-        self._text = np.empty(-(-window_bytes // 64) * 64, np.uint8)
-        self._found = np.empty(len(self._text), np.bool_)
+        self._found = np.empty(-(-window_bytes // 64) * 64, np.bool_)
 
     def find(self, data: bytes, start: int, stop: int) -> Sound:
         """The records of data[start:stop], the first of which begins at `start`."""
-        assert 0 < stop - start <= len(self._text)
-        text = self._window(data, start, stop)
+        assert 0 < stop - start <= len(self._found)
+        text = np.frombuffer(data, np.uint8, stop - start, start)
         newlines, delimiters = self._bitmap(text, _LF), self._bitmap(text, self._delimiter)
         returns = self._bitmap(text, _CR) if data.find(b"\r", start, stop) >= 0 else None
         ends, outside, doubts = newlines, delimiters, None
@@ -130,22 +129,19 @@ class ParityScanner:
             odd=self._odd(text, places, ranks, returns is not None),
             utf8=self._is_utf8(text[: last + 1]),
             doubtful=doubt is not None,
-            keys=self._keys(data, start, places, outside, ranks),
+            keys=self._keys(data, start, text, places, outside, ranks),
         )
 
-    def _window(self, data: bytes, start: int, stop: int) -> NDArray[np.uint8]:
-        """The bytes in a buffer of whole words, with NUL behind them, which none of the bitmaps knows."""
-        size = stop - start
-        text = self._text[: -(-size // 64) * 64]
-        text[:size] = np.frombuffer(data, np.uint8, size, start)
-        text[size:] = 0
-        return text
-
     def _bitmap(self, text: NDArray[np.uint8], byte: int) -> Words:
-        found = np.equal(text, byte, out=self._found[: len(text)])
+        """Where this byte stands; the last word has zeros behind the text."""
+        found = self._found[: -(-len(text) // 64) * 64]
+        np.equal(text, byte, out=found[: len(text)])
+        found[len(text) :] = False
         return np.packbits(found, bitorder="little").view(_WORD)
 
-    def _keys(self, data: bytes, start: int, places: Places, outside: Words, ranks: Places) -> array[int]:
+    def _keys(
+        self, data: bytes, start: int, text: NDArray[np.uint8], places: Places, outside: Words, ranks: Places
+    ) -> array[int]:
         """The hashes of the keys of the records that end at these places; `ranks`: how many delimiters stand before."""
         if self._key_column is None:
             return array("Q")
@@ -154,7 +150,6 @@ class ParityScanner:
         if self._key_column < self._cells - 1:
             stops = _select(outside, before)
         else:
-            text = self._text[: int(places[-1]) + 1]
             stops = places - ((places > 0) & (text[np.maximum(places - 1, 0)] == _CR))
         within = start + int(places[-1]) + 1  # values of records with too few cells lead beyond it
         begins = np.minimum(begins + (start + 1), within)
