@@ -22,7 +22,7 @@ from typing import Any, BinaryIO, Final, Self, cast
 import aiofiles
 import anyio.to_thread
 
-from orchestrator.core.keys import Keys
+from orchestrator.core.keys import ONE_HASH, TWO_HASHES, Keys
 from orchestrator.core.model import Chunk, Fingerprint, Format, Header, OnDuplicate, Plan, SourceFile
 from orchestrator.core.plan import Planner
 from orchestrator.core.replay import Replay
@@ -95,7 +95,9 @@ def plan_blocks(
         # No value of a row stands in it: hashes of keys, numbers of rows, offsets.
         return cast(BinaryIO, _Nameless(SPILLED_FROM_BYTES, dir=folder))
 
-    keys = Keys(new_file) if on_duplicate != "ignore" and lookup_field is not None else None
+    keys = None
+    if on_duplicate != "ignore" and lookup_field is not None:
+        keys = Keys(new_file, TWO_HASHES if on_duplicate == "last" else ONE_HASH)
     with _HashingThread() as whole, _HashingThread() as chunks:
         options: dict[str, Any] = {
             "format": format,
@@ -124,7 +126,7 @@ def plan_blocks(
             from orchestrator.core.twins import Twins
 
             twins = Twins(keys, rows, room, on_duplicate)
-            if not twins.rows:
+            if not twins.rows and not keys.seen_twice:
                 return planner.finish()
             return fed(ApartPlanner(twins, planner.fingerprint(), replay, new_file, **options)).finish()
         except SourceUnusable as error:

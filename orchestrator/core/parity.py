@@ -41,12 +41,14 @@ lie over their neighbours: `opening & ~(separators << 1)`. Whoever asks walks th
 from __future__ import annotations
 
 from array import array
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from orchestrator.core.keys import ONE_HASH
 from orchestrator.core.manykeys import hashes
 
 Words = NDArray[np.uint64]
@@ -64,8 +66,8 @@ class Sound:
 
     lines: line feeds in them. odd: by index, the number of cells of each record that is blank, too long, or has another
     number of cells than the header. utf8: whether all of them together are. doubtful: the record after them holds a
-    place where parity may not be trusted; without it, that record does not end in what was looked at. keys: the hash of
-    each record's key, when there is a key column; of no use for the odd ones.
+    place where parity may not be trusted; without it, that record does not end in what was looked at. keys: the hashes
+    of each record's key, when there is a key column; of no use for the odd ones.
     """
 
     stops: array[int]
@@ -79,7 +81,7 @@ class Sound:
 class ParityScanner:
     """Finds records by the parity of their quotes, at most `window_bytes` at once, in buffers that are used again.
 
-    key_column: from 0, the one whose values are hashed with `salt`; None: none.
+    key_column: from 0, the one whose values are hashed with each of the `salts`; None: none.
     """
 
     def __init__(
@@ -89,10 +91,10 @@ class ParityScanner:
         row_bytes_max: int,
         window_bytes: int,
         key_column: int | None = None,
-        salt: int = 0,
+        salts: Sequence[int] = ONE_HASH,
     ) -> None:
         self._delimiter, self._cells, self._row_bytes_max = delimiter[0], cells, row_bytes_max
-        self._key_column, self._salt = key_column, salt
+        self._key_column, self._salts = key_column, salts
         # glibc gives pieces of 128 KB and more back to the system as soon as they are free, and takes them again page
         # by page: 7 % of a plan's time, with bitmaps by the dozen. A large one, free at once, teaches it to keep them.
         np.empty(1 << 24, np.uint8)
@@ -154,7 +156,8 @@ class ParityScanner:
         within = start + int(places[-1]) + 1  # values of records with too few cells lead beyond it
         begins = np.minimum(begins + (start + 1), within)
         stops = np.clip(stops + start, begins, within)
-        return array("Q", hashes(data, begins, stops, self._salt).tobytes())
+        of_each = np.stack([hashes(data, begins, stops, salt) for salt in self._salts], axis=1)
+        return array("Q", of_each.tobytes())
 
     def _odd(self, text: NDArray[np.uint8], places: Places, ranks: Places, any_returns: bool) -> dict[int, int]:
         """Records to look at one by one, and how many cells each has."""

@@ -330,8 +330,8 @@ def _() -> AbstractContextManager[Any]:
 def _() -> AbstractContextManager[Any]:
     add = twins.Found.add
 
-    def first(self: twins.Found, keys: Any, places: Any) -> None:
-        add(self, keys, places)
+    def first(self: twins.Found, *of_records: Any) -> None:
+        add(self, *of_records)
         self.last = self.first.copy()
 
     return patch.object(twins.Found, "add", first)
