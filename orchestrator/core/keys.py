@@ -78,7 +78,7 @@ FEW_ROWS: Final = 5_000
 
 
 class Keys:
-    """The keys of a source, put aside as its rows are found: on the disk where they are many. salts: of their hashes."""
+    """The keys of a source, put aside as its rows are found: on the disk where they are many. salts: of the hashes."""
 
     def __init__(self, new_file: NewFile, salts: Sequence[int] = ONE_HASH) -> None:
         self.new_file, self.salts = new_file, salts

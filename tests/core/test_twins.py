@@ -211,7 +211,7 @@ def test_one_key_and_many_at_once_have_the_same_hash() -> None:
 
 
 def test_keys_that_differ_in_a_few_letters_have_different_hashes() -> None:
-    """Identifiers often do. These differ by one bit in the last bytes of words, which is where a product mixes least."""
+    """Identifiers often do. These differ by a bit in the last bytes of words, which is where a product mixes least."""
     rng = Random(5)
     for _ in range(2_000):
         one = bytearray(rng.choices(b"0123456789abcdefghijklmnopqrstuvwxyz", k=24))
