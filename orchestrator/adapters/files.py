@@ -98,7 +98,7 @@ def plan_blocks(
     keys = None
     if on_duplicate != "ignore" and lookup_field is not None:
         keys = Keys(new_file, TWO_HASHES if on_duplicate == "last" else ONE_HASH)
-    with _HashingThread() as whole, _HashingThread() as chunks:
+    with _HashingThread() as hashing:
         options: dict[str, Any] = {
             "format": format,
             "name": name,
@@ -106,19 +106,18 @@ def plan_blocks(
             "budget": budget,
             "lookup_field": lookup_field,
             "keep_rejected": keep_rejected,
-            "chunk_digest": chunks.sha256,
+            "chunk_digest": hashing.sha256,
         }
 
         def fed(planner: Planner) -> Planner:
             for block in blocks():
                 planner.feed(block)
-                whole.hand_over(ahead=BLOCKS_AHEAD)
-                chunks.hand_over(ahead=BLOCKS_AHEAD)
+                hashing.hand_over(ahead=BLOCKS_AHEAD)
             return planner
 
         try:
             replay = Replay(new_file()) if keys is not None else None
-            planner = fed(Planner(**options, fingerprint=whole.sha256(), keys=keys, replay=replay))
+            planner = fed(Planner(**options, fingerprint=hashing.sha256(), keys=keys, replay=replay))
             rows, room = planner.end()
             if keys is None or replay is None or keys.all_different():
                 return planner.finish()
