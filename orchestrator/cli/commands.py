@@ -66,6 +66,7 @@ def _dispatch(options: argparse.Namespace, output: Output) -> int:
     if options.command == "simulator":
         return _simulator(options)
     settle_memory()
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # numpy's algebra is not used: its threads cost 40 ms at a start
     if options.command == "daemon":
         from orchestrator.cli.daemon import run_daemon
 
