@@ -130,6 +130,7 @@ def sink() -> Iterator[str]:
 def environment(base: str) -> dict[str, str]:
     return {
         **os.environ,
+        "PYTHONDONTWRITEBYTECODE": "",  # as installed: modules are not compiled at each start
         "ORCHESTRATOR_MARKETO__BASE_URL": base,
         "ORCHESTRATOR_MARKETO__CLIENT_ID": "client",
         "ORCHESTRATOR_MARKETO__CLIENT_SECRET": "secret",

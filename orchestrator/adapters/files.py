@@ -22,7 +22,7 @@ from typing import Any, BinaryIO, Final, Self, cast
 import aiofiles
 import anyio.to_thread
 
-from orchestrator.core.keys import Keys
+from orchestrator.core.keys import ONE_HASH, TWO_HASHES, Keys
 from orchestrator.core.model import Chunk, Fingerprint, Format, Header, OnDuplicate, Plan, SourceFile
 from orchestrator.core.plan import Planner
 from orchestrator.core.replay import Replay
@@ -95,7 +95,9 @@ def plan_blocks(
         # No value of a row stands in it: hashes of keys, numbers of rows, offsets.
         return cast(BinaryIO, _Nameless(SPILLED_FROM_BYTES, dir=folder))
 
-    keys = Keys(new_file) if on_duplicate != "ignore" and lookup_field is not None else None
+    keys = None
+    if on_duplicate != "ignore" and lookup_field is not None:
+        keys = Keys(new_file, TWO_HASHES if on_duplicate == "last" else ONE_HASH)
     with _HashingThread() as hashing:
         options: dict[str, Any] = {
             "format": format,
@@ -123,7 +125,7 @@ def plan_blocks(
             from orchestrator.core.twins import Twins
 
             twins = Twins(keys, rows, room, on_duplicate)
-            if not twins.rows:
+            if not twins.rows and not keys.seen_twice:
                 return planner.finish()
             return fed(ApartPlanner(twins, planner.fingerprint(), replay, new_file, **options)).finish()
         except SourceUnusable as error:
@@ -167,11 +169,16 @@ class ChunkBytes:
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         digest, held, path = hashlib.sha256(), b"", Path(self._source.path)
+
+        def read(descriptor: int, ranges: _Ranges) -> bytes:
+            piece = _read(descriptor, ranges)
+            digest.update(piece)
+            return piece
+
         with _readable(path):
             async with aiofiles.open(path, "rb", opener=_open_regular) as file:
                 for ranges in _blocks_of(self._header, self._chunk):
-                    piece = await anyio.to_thread.run_sync(_read, file.fileno(), ranges)
-                    digest.update(piece)
+                    piece = await anyio.to_thread.run_sync(read, file.fileno(), ranges)
                     if held:
                         yield held
                     held = piece
@@ -186,8 +193,7 @@ _Ranges = list[tuple[int, int]]
 
 def _blocks_of(header: Header, chunk: Chunk) -> Iterator[_Ranges]:
     """What a chunk is made of, about a block at a time: its rows may stand in thousands of places."""
-    yield [(header.start, header.stop)]
-    block: _Ranges = []
+    block: _Ranges = [(header.start, header.stop)]
     room = BLOCK_BYTES
     for span in chunk.spans:
         start = span.start
@@ -205,6 +211,8 @@ def _blocks_of(header: Header, chunk: Chunk) -> Iterator[_Ranges]:
 
 def _read(descriptor: int, ranges: _Ranges) -> bytes:
     """Their bytes, as far as they are there. What lies near is read in one go."""
+    if len(ranges) == 1:
+        return _read_range(descriptor, *ranges[0])
     pieces: list[memoryview] = []
     first = 0
     while first < len(ranges):

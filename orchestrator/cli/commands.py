@@ -15,7 +15,7 @@ import anyio.abc
 
 from orchestrator import library, verification
 from orchestrator.adapters import logs
-from orchestrator.adapters.memory import unmap_large_blocks
+from orchestrator.adapters.memory import settle_memory
 from orchestrator.cli.output import (
     Output,
     resume_command,
@@ -65,7 +65,8 @@ def run(options: argparse.Namespace) -> int:
 def _dispatch(options: argparse.Namespace, output: Output) -> int:
     if options.command == "simulator":
         return _simulator(options)
-    unmap_large_blocks()
+    settle_memory()
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # numpy's algebra is not used: its threads cost 40 ms at a start
     if options.command == "daemon":
         from orchestrator.cli.daemon import run_daemon
 

@@ -42,7 +42,8 @@ def hashes(data: bytes, starts: Places, stops: Places, salt: int) -> Hashes:
     odd = (lengths > WORDS_MAX * 8) | (starts + ((lengths + 7) & ~7) > len(text))
     odd |= _is_blank(text, starts, lengths) | _is_blank(text, stops - 1, lengths)
     words = as_strided(text[:8].view("<u8"), (len(text) - 7,), (1,), writeable=False)
-    folded = np.full(len(starts), salt, np.uint64)
+    factor = np.uint64(LENGTH ^ salt)
+    folded = np.zeros(len(starts), np.uint64)
     unusual = np.zeros(len(starts), np.uint64)
     active = np.flatnonzero((lengths > 0) & ~odd)
     at, left = starts[active], lengths[active]
@@ -51,13 +52,14 @@ def hashes(data: bytes, starts: Places, stops: Places, salt: int) -> Hashes:
         quotes = word ^ _QUOTES
         unusual[active] |= (word | ((quotes - _ONES) & ~quotes)) & _HIGH
         capitals = (word + _FROM_A) & ~(word + _BEYOND_Z) & _HIGH
-        mixed = (folded[active] ^ (word | (capitals >> np.uint64(2)))) * _FOLD
+        word = (word | (capitals >> np.uint64(2))) * factor
+        mixed = (folded[active] ^ word ^ (word >> np.uint64(32))) * _FOLD
         folded[active] = mixed ^ (mixed >> np.uint64(32))
         more = left > 8
         active, at, left = active[more], at[more] + 8, left[more] - 8
     folded ^= lengths.astype(np.uint64) * _LENGTH
-    for factor in FINAL:
-        folded = (folded ^ (folded >> np.uint64(33))) * np.uint64(factor)
+    for final in FINAL:
+        folded = (folded ^ (folded >> np.uint64(33))) * np.uint64(final)
     folded ^= folded >> np.uint64(33)
     folded[folded == 0] = 1
     folded[lengths <= 0] = NO_KEY

@@ -41,12 +41,14 @@ lie over their neighbours: `opening & ~(separators << 1)`. Whoever asks walks th
 from __future__ import annotations
 
 from array import array
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from orchestrator.core.keys import ONE_HASH
 from orchestrator.core.manykeys import hashes
 
 Words = NDArray[np.uint64]
@@ -64,8 +66,8 @@ class Sound:
 
     lines: line feeds in them. odd: by index, the number of cells of each record that is blank, too long, or has another
     number of cells than the header. utf8: whether all of them together are. doubtful: the record after them holds a
-    place where parity may not be trusted; without it, that record does not end in what was looked at. keys: the hash of
-    each record's key, when there is a key column; of no use for the odd ones.
+    place where parity may not be trusted; without it, that record does not end in what was looked at. keys: the hashes
+    of each record's key, when there is a key column; of no use for the odd ones.
     """
 
     stops: array[int]
@@ -79,7 +81,7 @@ class Sound:
 class ParityScanner:
     """Finds records by the parity of their quotes, at most `window_bytes` at once, in buffers that are used again.
 
-    key_column: from 0, the one whose values are hashed with `salt`; None: none.
+    key_column: from 0, the one whose values are hashed with each of the `salts`; None: none.
     """
 
     def __init__(
@@ -89,20 +91,19 @@ class ParityScanner:
         row_bytes_max: int,
         window_bytes: int,
         key_column: int | None = None,
-        salt: int = 0,
+        salts: Sequence[int] = ONE_HASH,
     ) -> None:
         self._delimiter, self._cells, self._row_bytes_max = delimiter[0], cells, row_bytes_max
-        self._key_column, self._salt = key_column, salt
+        self._key_column, self._salts = key_column, salts
         # glibc gives pieces of 128 KB and more back to the system as soon as they are free, and takes them again page
         # by page: 7 % of a plan's time, with bitmaps by the dozen. A large one, free at once, teaches it to keep them.
         np.empty(1 << 24, np.uint8)
-        self._text = np.empty(-(-window_bytes // 64) * 64, np.uint8)
-        self._found = np.empty(len(self._text), np.bool_)
+        self._found = np.empty(-(-window_bytes // 64) * 64, np.bool_)
 
     def find(self, data: bytes, start: int, stop: int) -> Sound:
         """The records of data[start:stop], the first of which begins at `start`."""
-        assert 0 < stop - start <= len(self._text)
-        text = self._window(data, start, stop)
+        assert 0 < stop - start <= len(self._found)
+        text = np.frombuffer(data, np.uint8, stop - start, start)
         newlines, delimiters = self._bitmap(text, _LF), self._bitmap(text, self._delimiter)
         returns = self._bitmap(text, _CR) if data.find(b"\r", start, stop) >= 0 else None
         ends, outside, doubts = newlines, delimiters, None
@@ -130,22 +131,19 @@ class ParityScanner:
             odd=self._odd(text, places, ranks, returns is not None),
             utf8=self._is_utf8(text[: last + 1]),
             doubtful=doubt is not None,
-            keys=self._keys(data, start, places, outside, ranks),
+            keys=self._keys(data, start, text, places, outside, ranks),
         )
 
-    def _window(self, data: bytes, start: int, stop: int) -> NDArray[np.uint8]:
-        """The bytes in a buffer of whole words, with NUL behind them, which none of the bitmaps knows."""
-        size = stop - start
-        text = self._text[: -(-size // 64) * 64]
-        text[:size] = np.frombuffer(data, np.uint8, size, start)
-        text[size:] = 0
-        return text
-
     def _bitmap(self, text: NDArray[np.uint8], byte: int) -> Words:
-        found = np.equal(text, byte, out=self._found[: len(text)])
+        """Where this byte stands; the last word has zeros behind the text."""
+        found = self._found[: -(-len(text) // 64) * 64]
+        np.equal(text, byte, out=found[: len(text)])
+        found[len(text) :] = False
         return np.packbits(found, bitorder="little").view(_WORD)
 
-    def _keys(self, data: bytes, start: int, places: Places, outside: Words, ranks: Places) -> array[int]:
+    def _keys(
+        self, data: bytes, start: int, text: NDArray[np.uint8], places: Places, outside: Words, ranks: Places
+    ) -> array[int]:
         """The hashes of the keys of the records that end at these places; `ranks`: how many delimiters stand before."""
         if self._key_column is None:
             return array("Q")
@@ -154,12 +152,12 @@ class ParityScanner:
         if self._key_column < self._cells - 1:
             stops = _select(outside, before)
         else:
-            text = self._text[: int(places[-1]) + 1]
             stops = places - ((places > 0) & (text[np.maximum(places - 1, 0)] == _CR))
         within = start + int(places[-1]) + 1  # values of records with too few cells lead beyond it
         begins = np.minimum(begins + (start + 1), within)
         stops = np.clip(stops + start, begins, within)
-        return array("Q", hashes(data, begins, stops, self._salt).tobytes())
+        of_each = np.stack([hashes(data, begins, stops, salt) for salt in self._salts], axis=1)
+        return array("Q", of_each.tobytes())
 
     def _odd(self, text: NDArray[np.uint8], places: Places, ranks: Places, any_returns: bool) -> dict[int, int]:
         """Records to look at one by one, and how many cells each has."""

@@ -200,7 +200,7 @@ class Planner:
             line=head.line,
             row_bytes_max=self._room,
             key_column=head.header.fields.index(self._lookup_field) if self._keys and self._lookup_field else None,
-            salt=self._keys.salt if self._keys else 0,
+            salts=self._keys.salts if self._keys else (),
             by_parity=self._by_parity,
         )
 

@@ -19,10 +19,11 @@ from __future__ import annotations
 import csv
 import io
 from array import array
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from orchestrator.core.keys import NO_KEY, hash_of, normal
+from orchestrator.core.keys import NO_KEY, ONE_HASH, hash_of, normal
 from orchestrator.core.record import Record, telling_bytes
 from orchestrator.errors import NotText, UnclosedQuote
 
@@ -48,8 +49,8 @@ class Scan:
     """Records that tile `data` from `start` on: each ends where the next begins, at its own of the `stops`.
 
     Offsets are relative to `data`, whose first byte is byte `base` of the source; `start` is on line `first_line`.
-    `problems`: by index, what keeps a record from being sent (BLANK for blank lines). `keys`: the hash of each record's
-    key, where keys are asked for; of no use for those with a problem.
+    `problems`: by index, what keeps a record from being sent (BLANK for blank lines). `keys`: the hashes of
+    each record's key, one by each salt, where keys are asked for; of no use for those with a problem.
     """
 
     data: bytes
@@ -88,7 +89,7 @@ class RowScanner:
 
     delimiter: one byte. cells: how many the header has. base, line: where the first byte fed stands in the source.
     row_bytes_max: a record longer than this is followed without being kept. key_column: from 0, the column of the key;
-    None: keys are not asked for. salt: of their hashes. by_parity: False walks everything.
+    None: keys are not asked for. salts: of their hashes. by_parity: False walks everything.
     """
 
     def __init__(
@@ -100,11 +101,11 @@ class RowScanner:
         line: int,
         row_bytes_max: int,
         key_column: int | None = None,
-        salt: int = 0,
+        salts: Sequence[int] = ONE_HASH,
         by_parity: bool = True,
     ) -> None:
         self._delimiter, self._cells, self._max = delimiter, cells, row_bytes_max
-        self._key_column, self._salt = key_column, salt
+        self._key_column, self._salts = key_column, salts
         self._base, self._line, self._row = base, line, 1
         self._telling = telling_bytes(delimiter)
         self._parity: ParityScanner | None = None
@@ -188,7 +189,7 @@ class RowScanner:
             from orchestrator.core.parity import ParityScanner  # numpy: not for who asks for --help
 
             self._parity = ParityScanner(
-                self._delimiter, self._cells, self._max, WINDOW_BYTES, self._key_column, self._salt
+                self._delimiter, self._cells, self._max, WINDOW_BYTES, self._key_column, self._salts
             )
         return self._parity.find(data, start, stop)
 
@@ -207,15 +208,16 @@ class RowScanner:
         self._count(len(sound.stops), blank, sound.lines)
 
     def _add_key(self, keys: array[int], record: bytes, problem: str | None) -> None:
-        """The hash of a walked record's key."""
+        """The hashes of a walked record's key."""
         if self._key_column is None:
             return
         if problem is None:
             text = io.StringIO(record.decode(), newline="")
             cells = next(csv.reader(text, delimiter=self._delimiter.decode()))
-            keys.append(hash_of(normal(cells[self._key_column]), self._salt))
+            key = normal(cells[self._key_column])
+            keys.extend(hash_of(key, salt) for salt in self._salts)
         else:
-            keys.append(NO_KEY)
+            keys.extend(NO_KEY for _ in self._salts)
 
     def _count(self, records: int, blank: int, lines: int) -> None:
         self._row += records - blank

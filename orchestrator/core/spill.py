@@ -17,7 +17,7 @@ Buckets = NDArray[np.unsignedinteger[Any]]
 NewFile = Callable[[], BinaryIO]
 """Makes an empty file that goes with its last reference."""
 
-HELD_BYTES: Final = 1 << 22
+HELD_BYTES: Final = 1 << 20
 PIECE_ROWS: Final = 1 << 18
 """So many records of a bucket are in memory at once."""
 

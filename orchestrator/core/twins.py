@@ -5,7 +5,8 @@ a key, *twins*, are taken out of the byte ranges that all other rows are sent in
 
 - all twins of a key go to one chunk, in the order of the source; keys come in the order of their first row;
 - a key with more rows than a chunk has room for has chunks of its own, each of which waits for the one before;
-- where only the last row of a key is wanted, it is no twin, and the others are not sent at all.
+- where only the last row of a key is wanted, it is no twin, and the others are not sent at all. Rows whose keys share
+  one hash but not the other are different leads: they are all sent.
 
 Memory: a bucket of rows, wherever the twins are, and nothing for each key; what is known of them all is on the disk.
 """
@@ -36,11 +37,15 @@ class _Filling:
 
 @dataclass(slots=True)
 class Found:
-    """The keys of one bucket that several rows have: of each, its hash, its first and last row, and their bytes."""
+    """The keys of one bucket that several rows have: of each, its hash, its first and last row, and their bytes.
+
+    last_hash: the second hash of the last row's key, where there is one.
+    """
 
     hashes: Numbers
     first: Numbers = field(init=False)
     last: Numbers = field(init=False)
+    last_hash: Numbers = field(init=False)
     size_bytes: Numbers = field(init=False)
     _likely: NDArray[np.bool_] = field(init=False)
     """By the end of a hash: may it be one of these? Most rows are told apart by that."""
@@ -49,22 +54,22 @@ class Found:
         self._likely = np.zeros(_LIKELY + 1, np.bool_)
         self._likely[self.hashes & _LIKELY] = True
         self.first = np.full(len(self.hashes), -1)
-        self.last, self.size_bytes = np.zeros_like(self.first), np.zeros_like(self.first)
+        self.last, self.last_hash, self.size_bytes = (np.zeros_like(self.first) for _ in range(3))
 
-    def of(self, records: Numbers) -> tuple[Numbers, Numbers]:
-        """(key, place) of those records that have one of these keys, in their order."""
+    def of(self, records: Numbers) -> tuple[Numbers, Numbers, Numbers]:
+        """(key, place, second hash if there are two) of those records that have one of these keys, in their order."""
         records = records[self._likely[records[:, 0] & _LIKELY]]
         at = np.minimum(np.searchsorted(self.hashes, records[:, 0]), len(self.hashes) - 1)
         twins = self.hashes[at] == records[:, 0]
-        return at[twins], records[twins, 1]
+        return at[twins], records[twins, 1], records[twins, -1]
 
-    def add(self, keys: Numbers, places: Numbers) -> None:
+    def add(self, keys: Numbers, places: Numbers, second_hashes: Numbers) -> None:
         """More of their rows, in the order of the source."""
         rows, sizes = _taken_apart(places)
         some, at = np.unique(keys, return_index=True)
         new = self.first[some] < 0
         self.first[some[new]] = rows[at[new]]
-        self.last[keys] = rows
+        self.last[keys], self.last_hash[keys] = rows, second_hashes
         np.add.at(self.size_bytes, keys, sizes)
 
 
@@ -124,11 +129,11 @@ class Twins:
         for records in by_hash.pieces(bucket):
             self._place(found, *found.of(records))
 
-    def _place(self, found: Found, keys: Numbers, places: Numbers) -> None:
+    def _place(self, found: Found, keys: Numbers, places: Numbers, second_hashes: Numbers) -> None:
         """What becomes of these rows, as far as it can be said before all are known."""
         if self._last_only:
             rows, _ = _taken_apart(places)
-            superseded = rows != found.last[keys]
+            superseded = (rows != found.last[keys]) & (second_hashes == found.last_hash[keys])
             self._take_out(places[superseded], found.last[keys[superseded]])
             return
         alone = found.size_bytes[keys] > self._room

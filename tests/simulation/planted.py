@@ -33,6 +33,7 @@ from orchestrator.core.model import (
     Ended,
     Fact,
     Format,
+    Halved,
     Offered,
     Standing,
     State,
@@ -285,6 +286,28 @@ def _() -> AbstractContextManager[Any]:
     return _chunks_added(lambda chunk: replace(chunk, after=None) if chunk.parent is not None else chunk)
 
 
+@planted("what waits for a chunk is sent when that one is in the queue", _few_keys)
+def _() -> AbstractContextManager[Any]:
+    record = Ledger._record
+
+    def at_once(self: Ledger, before: Standing, fact: Fact) -> Standing:
+        if isinstance(fact, Accepted):
+            Ledger._tell_waiting(self, before, fact)
+        return record(self, before, fact)
+
+    return patch.object(Ledger, "_record", at_once)
+
+
+@planted("what waits for a chunk is sent when that one is halved", _few_keys)
+def _() -> AbstractContextManager[Any]:
+    tell = Ledger._tell_waiting
+
+    def as_if_ended(self: Ledger, ended: Standing, fact: Any) -> None:
+        tell(self, ended, None if isinstance(fact, Halved) else fact)  # type: ignore[arg-type]
+
+    return patch.object(Ledger, "_tell_waiting", as_if_ended)
+
+
 @planted("the last chunk of a key is sent first", _few_keys)
 def _() -> AbstractContextManager[Any]:
     pack = twins.Twins._fill_alone
@@ -307,8 +330,8 @@ def _() -> AbstractContextManager[Any]:
 def _() -> AbstractContextManager[Any]:
     add = twins.Found.add
 
-    def first(self: twins.Found, keys: Any, places: Any) -> None:
-        add(self, keys, places)
+    def first(self: twins.Found, *of_records: Any) -> None:
+        add(self, *of_records)
         self.last = self.first.copy()
 
     return patch.object(twins.Found, "add", first)
