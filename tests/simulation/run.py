@@ -12,7 +12,6 @@ import sys
 import time
 import traceback
 from collections import Counter
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
@@ -21,7 +20,8 @@ from simulation import reached
 from simulation.play import Outcome, play
 from simulation.scenario import Scenario
 
-AT_ONCE = 25
+AT_ONCE, LIFE = 25, 40
+"""Seeds played in one go, and how many times a process does that before another takes its place."""
 TELL_S = 180.0
 
 
@@ -108,10 +108,9 @@ def main() -> int:
         return aloud(int(first))
     seeds = range(int(first), int(last)) if last else range(int(first))
     sums = Sums()
-    with ProcessPoolExecutor(
-        os.cpu_count(), mp_context=multiprocessing.get_context("spawn"), max_tasks_per_child=40
-    ) as pool:
-        for played in pool.map(some, [list(seeds[at : at + AT_ONCE]) for at in range(0, len(seeds), AT_ONCE)]):
+    # (concurrent.futures' pool comes to a stand where processes are replaced: python/cpython issue 115634.)
+    with multiprocessing.get_context("spawn").Pool(os.cpu_count(), maxtasksperchild=LIFE) as pool:
+        for played in pool.imap(some, [list(seeds[at : at + AT_ONCE]) for at in range(0, len(seeds), AT_ONCE)]):
             for one in played:
                 sums.add(one)
     sums.tell_all()
