@@ -812,7 +812,9 @@ def _foretold_s(config: Config, plan: Plan, target: Target) -> float | None:
         return None
     rows = plan.rows - plan.rejected_rows - plan.superseded_rows
     one_at_a_time = target.list_id is not None or len(plan.chunks) == 1
-    return seconds_left(expect(queued, speed), rows, speed, Clock().now(), one_at_a_time=one_at_a_time)
+    return seconds_left(
+        expect(queued, speed), rows, len(plan.chunks), speed, Clock().now(), one_at_a_time=one_at_a_time
+    )
 
 
 def _header_findings(header: tuple[str, ...], fields: tuple[Described | None, str], target: Target) -> list[str]:

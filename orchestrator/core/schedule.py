@@ -155,7 +155,7 @@ def next_actions(
     eta_s: float | None = None
     if view.speed is not None:
         in_list = view.list_id is not None
-        eta_s = seconds_left(expected, view.rows_unsent, view.speed, now, one_at_a_time=in_list)
+        eta_s = seconds_left(expected, view.rows_unsent, view.unsent, view.speed, now, one_at_a_time=in_list)
     others_act = len(view.wishes) > 1 or any(s.load_id not in view.owned for s in view.open)
     return Decision(tuple(draft.actions), wake_at, waiting_for, wants, others_act, eta_s)
 
