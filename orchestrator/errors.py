@@ -26,6 +26,7 @@
     │   ├── LedgerFailing        its disk is full, or reads and writes fail
     │   ├── SpoolFailing         its disk is full, or cannot be written to
     │   ├── ReadingStopped       stopped by a signal while the source was read
+    │   ├── WorkFailing          the daemon's folders cannot be written to
     │   └── ReportFailing        the report's folder cannot be written to
     ├── AccessRefused (77)       credentials or permissions refused
     └── Misconfigured (78)       the configuration is wrong
@@ -221,6 +222,13 @@ class LedgerLocked(Stopped):
 
 class LedgerFailing(Stopped):
     """The ledger could not be read or written: nothing more was sent, since nothing could be written down."""
+
+
+class WorkFailing(Stopped):
+    """The daemon could not write down how far a file has come: it is tried again."""
+
+    def __init__(self, folder: str, error: OSError) -> None:
+        super().__init__(f"folder {folder}: {error.strerror}", remedy="Make room there.")
 
 
 class SpoolFailing(Stopped):

@@ -31,7 +31,7 @@ from orchestrator.caller import Caller
 from orchestrator.checks import CheckLine
 from orchestrator.config import Config
 from orchestrator.core.admission import PLACES
-from orchestrator.core.expect import expect, learn, seconds_left
+from orchestrator.core.expect import expect, learn, seconds_left, work
 from orchestrator.core.fields import Described, misfits
 from orchestrator.core.lifecycle import AT_REST
 from orchestrator.core.locate import read_sent
@@ -63,7 +63,7 @@ from orchestrator.core.report import exit_code as exit_code_of
 from orchestrator.core.report import totals as totals_of
 from orchestrator.core.retry import Again, Tally
 from orchestrator.core.schedule import Limits, in_queue
-from orchestrator.core.share import HEARD_OF_S, Wish, rows_beside
+from orchestrator.core.share import HEARD_OF_S, Wish, work_beside
 from orchestrator.core.values import ValueFinding, Values
 from orchestrator.core.worth import Which
 from orchestrator.errors import (
@@ -815,12 +815,12 @@ def _foretold_s(config: Config, plan: Plan, options: LoadOptions) -> float | Non
         running = ledger.wishes(config.subscription_host, now - HEARD_OF_S)
     if speed is None:
         return None
-    rows = plan.rows - plan.rejected_rows - plan.superseded_rows
+    unsent = work(plan.rows - plan.rejected_rows - plan.superseded_rows, len(plan.chunks))
     one_at_a_time = options.target.list_id is not None or len(plan.chunks) == 1
     if not one_at_a_time:
         this = Wish(LoadId(""), options.priority or "normal", min(PLACES, len(plan.chunks)), 0, now)
-        rows += rows_beside([*running, this], this.load_id, rows, PLACES, now)
-    return seconds_left(expect(queued, speed), rows, speed, now, one_at_a_time=one_at_a_time)
+        unsent += work_beside([*running, this], this.load_id, unsent, PLACES, now)
+    return seconds_left(expect(queued, speed), unsent, speed, now, one_at_a_time=one_at_a_time)
 
 
 def _header_findings(header: tuple[str, ...], fields: tuple[Described | None, str], target: Target) -> list[str]:

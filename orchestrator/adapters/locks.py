@@ -8,6 +8,7 @@ from __future__ import annotations
 import fcntl
 import os
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from orchestrator.core.model import LoadId
@@ -46,8 +47,9 @@ def take(ledger: Path, load_id: LoadId) -> Ownership | None:
     if not _is_there(descriptor, folder / load_id):  # its load was removed at this very moment
         os.close(descriptor)
         return take(ledger, load_id)
-    os.ftruncate(descriptor, 0)
-    os.write(descriptor, f"{os.getpid()}\n".encode())
+    with suppress(OSError):  # for people; it is owned without it, on a full disk
+        os.ftruncate(descriptor, 0)
+        os.write(descriptor, f"{os.getpid()}\n".encode())
     return Ownership(descriptor)
 
 

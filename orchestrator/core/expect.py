@@ -3,7 +3,7 @@
 Marketo tells no times, so they are reckoned from when ends were noticed. The queue is first-in first-out with two
 processors: a batch begins when it is accepted or when all but one of those before it are over, whichever is later.
 What it then needs is learned as seconds per row from the newest batches of the subscription, whichever load or process
-they belonged to.
+they belonged to; each counts as some more rows than it has, for what a job costs by itself.
 
 An end that is noticed late looks like a long batch, and what looks long is asked after late: left alone, that goes up
 and up. So a batch that was over at the first question counts as less than the time until then, the less the more
@@ -24,6 +24,9 @@ PROCESSORS = 2
 """Jobs Marketo processes at the same time, of each subscription."""
 LEARNED_FROM = 16
 """Newest batches that are learned from: few enough to follow Marketo through its day, enough for a quantile."""
+OWN_ROWS = 1_000
+"""What a batch costs by itself, in rows: a guess, since nobody tells. Without it, a file of five rows would teach that
+one of 100,000 takes days, and nobody would ask after that for half an hour."""
 FRESH_S = 600.0
 """Knowledge older than this, or than ten batches' time, is of another hour: the head of the queue is asked regularly
 then."""
@@ -61,7 +64,7 @@ class Speed:
     """What was learned of one subscription."""
 
     row_s: float
-    """Seconds that one processor needs for a row, by which a batch is asked after."""
+    """Seconds that one processor needs for a row, of which each batch has OWN_ROWS more, by which it is asked after."""
     batch_s: float
     """The same of the mean batch."""
     pace_row_s: float
@@ -106,6 +109,11 @@ class Expected:
         return self.ends_at - self.begins_at
 
 
+def work(rows: int, batches: int = 1) -> int:
+    """What so many rows in so many batches cost, in rows."""
+    return rows + OWN_ROWS * batches
+
+
 def learn(past: Sequence[Past]) -> Speed | None:
     """What the newest ended batches say; None while nothing has ended.
 
@@ -126,7 +134,7 @@ def learn(past: Sequence[Past]) -> Speed | None:
         noticed_s = max(0.0, one.ended_at - begun_at)
         if known and one.rows > 0:
             seen_s = one.importing_last_at - begun_at if one.importing_last_at is not None else 0.0
-            took.append((one.rows, noticed_s, seen_s))
+            took.append((work(one.rows), noticed_s, seen_s))
         free_at = sorted([*free_at, one.ended_at])[-PROCESSORS:]
     rows, noticed = sum(rows for rows, _, _ in took), sum(noticed for _, noticed, _ in took)
     if rows == 0 or noticed <= 0:
@@ -161,7 +169,7 @@ def _over(in_order: Sequence[Past], row_s: float, fast: float) -> Iterator[Over]
     free_at, soonest_free_at = (0.0, 0.0), (0.0, 0.0)
     for one in in_order:
         waited_until = max(one.accepted_at, one.queued_last_at or 0.0)
-        seen_until, needs_s = one.importing_last_at or 0.0, one.rows * row_s
+        seen_until, needs_s = one.importing_last_at or 0.0, work(one.rows) * row_s
         over_at = min(max(waited_until + needs_s, free_at[0] + needs_s, seen_until), one.ended_at)
         quick_s = needs_s * fast
         soonest_at = min(max(waited_until + quick_s, soonest_free_at[0] + quick_s, seen_until), one.ended_at)
@@ -200,7 +208,7 @@ def expect(batches: Sequence[Standing], speed: Speed, since: tuple[float, float]
         begins_at = max(begins_at, queued_until)
         if offer.importing_first_at is not None:
             begins_at = min(begins_at, offer.importing_first_at)
-        ends_at = over_at = begins_at + standing.rows * speed.row_s
+        ends_at = over_at = begins_at + work(standing.rows) * speed.row_s
         if offer.importing_last_at is not None and offer.importing_last_at >= ends_at:
             over_at = offer.importing_last_at + (offer.importing_last_at - begins_at) / 4
         expected.append(Expected(begins_at, ends_at, over_at, others))
@@ -210,17 +218,17 @@ def expect(batches: Sequence[Standing], speed: Speed, since: tuple[float, float]
 
 
 def seconds_left(
-    expected: Sequence[Expected], rows_unsent: int, speed: Speed, now: float, *, one_at_a_time: bool = False
+    expected: Sequence[Expected], work_unsent: int, speed: Speed, now: float, *, one_at_a_time: bool = False
 ) -> float:
-    """How long until all open batches and the rows still to be sent are probably over.
+    """How long until all open batches and what is still to be sent are probably over.
 
-    one_at_a_time: these rows never keep both processors busy, since Marketo imports into a static list one batch after
+    one_at_a_time: that never keeps both processors busy, since Marketo imports into a static list one batch after
     the other.
     """
     free_at = [max(now, at) for at in speed.free_at]
     for one in expected:
         free_at = sorted([*free_at, max(now, one.over_at)])[-PROCESSORS:]
-    work_s = rows_unsent * speed.pace_row_s
+    work_s = work_unsent * speed.pace_row_s
     if one_at_a_time:
         return free_at[1] + work_s - now
     behind_s = free_at[1] - free_at[0]

@@ -280,8 +280,8 @@ class Run:
     waiting_since: float | None = None
     ends_at: float | None = None
     """When the load will probably be done."""
-    rows_unsent: int = 0
-    """Rows it has still to send."""
+    work_unsent: int = 0
+    """What it has still to send costs, in rows (`expect.work`)."""
     ended: bool = False
 
 

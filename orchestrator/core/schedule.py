@@ -28,7 +28,7 @@ from orchestrator.core.model import (
     Submit,
 )
 from orchestrator.core.pace import WINDOW_S, ask_at, ask_last_at, ask_unknown_at, stretch
-from orchestrator.core.share import Wish, rows_beside, shares
+from orchestrator.core.share import Wish, shares, work_beside
 
 ChunkKey = tuple[LoadId, int]
 
@@ -103,7 +103,8 @@ class View:
     """Chunks of the load that are not at rest."""
     unsent: int = 0
     """Those of them that are planned."""
-    rows_unsent: int = 0
+    work_unsent: int = 0
+    """What the rows that are not sent cost (`expect.work`)."""
     calls_left: int | None = None
     """Of the day's calls; None when Marketo does not say."""
 
@@ -154,11 +155,11 @@ def next_actions(
     wake_at = min((at for at in draft.wakes if at > now), default=now + limits.max_interval_s)
     eta_s: float | None = None
     if view.speed is not None:
-        in_list, rows = view.list_id is not None, view.rows_unsent
+        in_list, unsent = view.list_id is not None, view.work_unsent
         if not in_list:
             slots = min(limits.queued_jobs, _wanted(view, others_before, now, limits))
-            rows += rows_beside(view.wishes, view.load_id, rows, slots, now)
-        eta_s = seconds_left(expected, rows, view.speed, now, one_at_a_time=in_list)
+            unsent += work_beside(view.wishes, view.load_id, unsent, slots, now)
+        eta_s = seconds_left(expected, unsent, view.speed, now, one_at_a_time=in_list)
     others_act = len(view.wishes) > 1 or any(s.load_id not in view.owned for s in view.open)
     return Decision(tuple(draft.actions), wake_at, waiting_for, wants, others_act, eta_s)
 

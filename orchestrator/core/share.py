@@ -35,7 +35,8 @@ class Wish:
     """Slots it holds."""
     served_at: float
     """When it last took a slot, or began to run."""
-    rows_unsent: int = 0
+    work_unsent: int = 0
+    """What it has still to send costs (`expect.work`)."""
 
 
 def shares(wishes: Sequence[Wish], slots: int, now: float) -> dict[LoadId, int]:
@@ -60,12 +61,12 @@ def shares(wishes: Sequence[Wish], slots: int, now: float) -> dict[LoadId, int]:
     return share
 
 
-def rows_beside(wishes: Sequence[Wish], load_id: LoadId, rows: int, slots: int, now: float) -> int:
-    """How many rows of other loads are probably imported while `rows` of this one are: each gets on as its share is."""
+def work_beside(wishes: Sequence[Wish], load_id: LoadId, work: int, slots: int, now: float) -> int:
+    """What is probably imported of other loads while `work` of this one is: each gets on as its share is."""
     share = shares(wishes, slots, now)
     mine = max(1, share.get(load_id, 0))
     others = (wish for wish in wishes if wish.load_id != load_id)
-    return sum(min(wish.rows_unsent, rows * share[wish.load_id] // mine) for wish in others)
+    return sum(min(wish.work_unsent, work * share[wish.load_id] // mine) for wish in others)
 
 
 def _turn(wish: Wish, now: float) -> tuple[bool, int, float, str]:

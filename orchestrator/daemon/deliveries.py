@@ -113,8 +113,11 @@ class Deliveries:
             **known,
         )
         (self.work / delivery.id).mkdir(mode=0o700)
-        self.save(delivery)
-        return delivery
+        try:
+            return self.save(delivery)
+        except OSError:  # no room: it is tried again and again
+            self.forget(delivery)
+            raise
 
     def save(self, delivery: Delivery) -> Delivery:
         """Durable when it returns."""
@@ -136,6 +139,7 @@ class Deliveries:
 
     def _put_away(self, delivery: Delivery) -> Delivery:
         target = self._folder(delivery, final=True)
+        private_folder(target.parent)
         (self.work / delivery.id).rename(target)
         sync_folder(target.parent)
         sync_folder(self.work)

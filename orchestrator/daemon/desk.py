@@ -183,11 +183,11 @@ class Desk:
     async def cancel(self, id: str) -> Cancelled:
         """Raises NotThere, NotPossible."""
         delivery = await self._own(id)
-        held = 0
+        await self._supervisor.cancel(delivery.id)
+        held = 0  # counted afterwards: an upload may have begun just before
         if delivery.load_id is not None:
             by_state = await self._records.ask(self._records.ledger.chunks_by_state, LoadId(delivery.load_id))
             held = sum(count for state, count in by_state.items() if state in HOLDS_SLOT)
-        await self._supervisor.cancel(delivery.id)
         return Cancelled(held)
 
     async def prioritise(self, id: str, priority: Priority) -> None:

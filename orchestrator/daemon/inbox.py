@@ -182,7 +182,10 @@ class Inbox:
         if (unfit := _unfit(status)) is not None:
             return deliveries.end(replace(delivery, stage="open"), "failed", now, why=unfit, exit_code=66)
         whole = seen is None or seen == _seen(status)
-        return deliveries.save(replace(delivery, stage="open", not_before=0.0 if whole else now + self.quiet_s))
+        opened = replace(delivery, stage="open", not_before=0.0 if whole else now + self.quiet_s)
+        with suppress(OSError):  # no room: "taking", with its file there, says as much to the next daemon
+            deliveries.save(opened)
+        return opened
 
     # --- one folder -------------------------------------------------------------------------------------
 

@@ -18,7 +18,7 @@ import anyio.to_thread
 from orchestrator.adapters.ledger import Connect, Ledger, connect
 from orchestrator.config import Config
 from orchestrator.core.model import Load, LoadId, SourceFile
-from orchestrator.errors import LoadBusy, LoadUnfinished, ReportFailing
+from orchestrator.errors import LedgerFailing, LoadBusy, LoadUnfinished, ReportFailing
 from orchestrator.retention import purge
 
 T = TypeVar("T")
@@ -38,13 +38,13 @@ class Records:
         return await anyio.to_thread.run_sync(partial(function, *arguments), limiter=self._door)
 
     async def source_moved(self, load_id: str, path: Path) -> None:
-        """The file of a finished load lies elsewhere now: `report` and `retry` find it there."""
+        """The file of a finished load lies elsewhere now: `report` and `retry` find it there. Done when it can be."""
 
         def move() -> None:
-            load = self.ledger.load(load_id)
-            if load is None:
-                return
-            with suppress(OSError):
+            with suppress(OSError, LedgerFailing):
+                load = self.ledger.load(load_id)
+                if load is None:
+                    return
                 stat = path.stat()
                 source, origin = load.source, load.origin
                 if origin is None:

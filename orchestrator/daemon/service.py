@@ -318,8 +318,8 @@ class Service:
         try:
             deliveries = await anyio.to_thread.run_sync(prune)
             loads = await self.records.prune(before)
-        except OrchestratorError as error:
-            log.warning("house.not_kept", why=error.message)
+        except (OrchestratorError, OSError) as error:
+            log.warning("house.not_kept", why=error.message if isinstance(error, OrchestratorError) else error.strerror)
             return
         if deliveries or loads:
             log.info("house.kept", deliveries=deliveries, loads=len(loads))

@@ -9,8 +9,8 @@ Marketo may be down for hours, and a person may mend the configuration meanwhile
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -41,6 +41,7 @@ from orchestrator.errors import (
     SourceChanged,
     Stopped,
     Unreachable,
+    WorkFailing,
     cause_of,
 )
 from orchestrator.library import LoadResult, StopRequest, World
@@ -182,6 +183,19 @@ class Supervisor:
         """One try of one delivery, to wherever it comes."""
         structlog.contextvars.bind_contextvars(delivery=delivery.id)
         try:
+            await self._try(delivery, run)
+        except WorkFailing as error:  # what became of it is not written down: it is found out again
+            log.warning("load.put_off", code=error.exit_code, why=error.message, seconds=FIRST_RETRY_S)
+            again_at = self._world.clock.now() + FIRST_RETRY_S
+            self.open[delivery.id] = replace(self.open[delivery.id], not_before=again_at, why=error.message)
+        finally:
+            self.running.pop(delivery.id, None)
+            self._wake()
+            self._changes.tell()
+
+    async def _try(self, delivery: Delivery, run: RunningLoad) -> None:
+        """Raises WorkFailing."""
+        try:
             try:
                 result = await self._load(delivery, run)
             except BaseExceptionGroup as group:
@@ -192,10 +206,6 @@ class Supervisor:
         except Exception:
             log.exception("load.broken")
             await self._end(self.open[delivery.id], "failed", why="an internal fault; see the log", exit_code=70)
-        finally:
-            self.running.pop(delivery.id, None)
-            self._wake()
-            self._changes.tell()
 
     async def _load(self, delivery: Delivery, run: RunningLoad) -> LoadResult:
         settings = settings_of(delivery.settings, where=delivery.name)
@@ -303,14 +313,21 @@ class Supervisor:
         self._changes.tell()
 
     def _store(self, delivery_id: str) -> None:
-        """Write down how it is now. (Whoever comes second writes what is newest then.)"""
-        with self._file:
+        """Write down how it is now. (Whoever comes second writes what is newest then.) Raises WorkFailing."""
+        with self._file, self._writing():
             if (delivery := self.open.get(delivery_id)) is not None:
                 self._deliveries.save(delivery)
 
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise WorkFailing(str(self._deliveries.work), error) from error
+
     async def _end(self, delivery: Delivery, stage: Literal["done", "failed"], **known: Any) -> Delivery:
         def put_away() -> Delivery:
-            with self._file:
+            with self._file, self._writing():
                 return self._deliveries.end(delivery, stage, self._world.clock.now(), **known)
 
         ended = await anyio.to_thread.run_sync(put_away)

@@ -20,7 +20,7 @@ from orchestrator.adapters.locks import Ownership, take
 from orchestrator.adapters.marketo import Marketo
 from orchestrator.caller import Caller
 from orchestrator.core.admission import PLACES
-from orchestrator.core.expect import learn
+from orchestrator.core.expect import learn, work
 from orchestrator.core.model import (
     Action,
     Collect,
@@ -166,8 +166,7 @@ class Runner:
         """Until every chunk is at rest (None), or the load stops early (why)."""
         await self._books.open()
         await self._books.recover(self._load.id, self._clock.now())
-        planned = min(PLACES, self._books.by_state[State.PLANNED])
-        self._said = Run(self._clock.now(), planned, rows_unsent=self._load.rows - self._books.settled)
+        self._said = Run(self._clock.now(), min(PLACES, self._books.by_state[State.PLANNED]))
         await self._tell(self._said)
         try:
             async with anyio.create_task_group() as tasks:
@@ -202,7 +201,7 @@ class Runner:
                     if self._quota is not None and self._quota.is_due():
                         tasks.start_soon(self._quota.ask, QUOTA_PATIENCE_S)
                     self._caller.share_pace(len(view.wishes))
-                    await self._say(decision, view.rows_unsent, now)
+                    await self._say(decision, view.work_unsent, now)
                     self._show(decision, now)
                     wake_at = min(decision.wake_at, self._stop_at(now))
                     if decision.others_act:
@@ -299,6 +298,7 @@ class Runner:
             lane = ledger.admission(load.subscription, list_id)
         ready = tuple(ledger.ready(load.id, now, 2 * self._limits.uploads_at_once))
         rows_under_way = sum(s.rows for s in (*open_chunks, *collecting) if s.load_id == load.id)
+        rows_unsent = max(0, load.rows - load.rejected - self._books.settled - rows_under_way)
         return View(
             load_id=load.id,
             open=open_chunks,
@@ -315,7 +315,7 @@ class Runner:
             unfinished=self._books.unfinished,
             # Where all that are left wait for open ones, these are asked after as the last of a load are.
             unsent=self._books.by_state[State.PLANNED] if ready else 0,
-            rows_unsent=max(0, load.rows - load.rejected - self._books.settled - rows_under_way),
+            work_unsent=work(rows_unsent, self._books.by_state[State.PLANNED]),
             calls_left=self._quota.left() if self._quota is not None else None,
         )
 
@@ -350,7 +350,7 @@ class Runner:
 
     # --- what other processes may know --------------------------------------------------------------------
 
-    async def _say(self, decision: Decision, rows_unsent: int, now: float) -> None:
+    async def _say(self, decision: Decision, work_unsent: int, now: float) -> None:
         """Write down what this run wants, waits for and expects: when that changes, and every ten seconds."""
         said, waiting_for = self._said, decision.waiting_for
         if self._caller.paused_until > now + 1.0:
@@ -360,7 +360,7 @@ class Runner:
             return
         since = (said.waiting_since if waiting_for == said.waiting_for else now) if waiting_for else None
         ends_at = now + decision.eta_s if decision.eta_s is not None else None
-        self._said = Run(now, decision.wants, waiting_for, since, ends_at, rows_unsent)
+        self._said = Run(now, decision.wants, waiting_for, since, ends_at, work_unsent)
         await self._tell(self._said)
         settled = self._books.settled
         if self.estimate is None and ends_at is not None and settled >= ESTIMATED_AFTER * self._load.rows:

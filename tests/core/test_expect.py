@@ -6,7 +6,7 @@ from random import Random
 
 import pytest
 
-from orchestrator.core.expect import LEARNED_FROM, Past, expect, learn, seconds_left
+from orchestrator.core.expect import LEARNED_FROM, OWN_ROWS, Past, expect, learn, seconds_left, work
 from orchestrator.core.model import BatchId, ChunkNumber, LoadId, Offer, Standing, State
 
 NOW = 10_000.0
@@ -35,8 +35,18 @@ def test_how_long_a_row_takes_is_learned_from_batches_that_are_over(spread: floa
     """Everything that is asked later than needed or sooner rests on it."""
     speed = learn(history(60.0, spread))
     assert speed is not None
-    assert 4.5 < speed.row_s < 7.5
+    assert 45 < speed.batch_s < 75
+    assert speed.batch_s == pytest.approx((10 + OWN_ROWS) * speed.row_s)
     assert speed.upload_s == 1.0
+
+
+def test_a_handful_of_rows_does_not_teach_that_a_large_file_takes_days() -> None:
+    """Most of half a minute is what a job costs by itself: who believed otherwise would not ask for half an hour."""
+    speed = learn([Past(5, at, at + 1, None, None, None, at + 30) for at in (0.0, 100.0, 200.0)])
+    assert speed is not None
+    (small, large) = expect([waiting(1, NOW, rows=5), waiting(2, NOW, rows=50_000)], speed)
+    assert 10 < small.batch_s < 40
+    assert 60 < large.batch_s < 1_800
 
 
 def test_nothing_is_known_before_the_first_batch_is_over() -> None:
@@ -52,7 +62,7 @@ def test_ends_noticed_late_do_not_make_the_guess_go_up_and_up() -> None:
         late = [Past(10, at - 1, at, None, None, None, at + asked) for at in (i * asked / 2 for i in range(16))]
         speed = learn(late)
         assert speed is not None
-        guess, rounds = speed.row_s, rounds + 1
+        guess, rounds = speed.batch_s / 10, rounds + 1
     assert rounds < 12
 
 
@@ -93,15 +103,15 @@ def test_batches_into_a_static_list_have_one_processor() -> None:
     """They go one after the other: an ETA that counts on the second one is half of what it takes."""
     speed = learn(history(60.0, lag=0.0))
     assert speed is not None
-    left = seconds_left([], 1000, speed, NOW, one_at_a_time=True)
-    assert left == pytest.approx(1000 * speed.pace_row_s)
-    behind = seconds_left(expect([waiting(1, NOW)], speed, (NOW, NOW)), 1000, speed, NOW, one_at_a_time=True)
-    assert behind == pytest.approx(left + 10 * speed.row_s)
+    left = seconds_left([], work(1000), speed, NOW, one_at_a_time=True)
+    assert left == pytest.approx((1000 + OWN_ROWS) * speed.pace_row_s)
+    behind = seconds_left(expect([waiting(1, NOW)], speed, (NOW, NOW)), work(1000), speed, NOW, one_at_a_time=True)
+    assert behind == pytest.approx(left + (10 + OWN_ROWS) * speed.row_s)
 
 
 def test_what_is_left_is_shared_by_two_processors() -> None:
     """An ETA that forgets the second one is twice too long."""
     speed = learn(history(60.0, lag=0.0))
     assert speed is not None
-    assert seconds_left([], 1000, speed, NOW) == pytest.approx(1000 * speed.pace_row_s / 2)
+    assert seconds_left([], work(1000, 4), speed, NOW) == pytest.approx((1000 + 4 * OWN_ROWS) * speed.pace_row_s / 2)
     assert seconds_left([], 0, speed, NOW) == 0.0

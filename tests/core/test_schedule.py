@@ -59,7 +59,7 @@ def decide(
     queue: Admission | None = None,
     past: tuple[Past, ...] = (),
     unsent: int | None = None,
-    rows_unsent: int = 0,
+    work_unsent: int = 0,
     list_id: int | None = None,
     lane: Admission | None = None,
     list_open: int = 0,
@@ -80,7 +80,7 @@ def decide(
         wishes=wishes,
         unfinished=len(ready) + len(open_),
         unsent=len(ready) if unsent is None else unsent,
-        rows_unsent=rows_unsent,
+        work_unsent=work_unsent,
         list_id=list_id,
         lane=lane,
         list_open=list_open,
@@ -292,7 +292,7 @@ def test_a_load_beside_others_is_foretold_with_what_they_have_still_to_send() ->
 
     def eta_s(rows: int, theirs: int, priority: Priority = "normal") -> float:
         wishes = (Wish(LOAD, "normal", 10, 0, NOW, rows), Wish(other, priority, 10, 0, NOW, theirs))
-        found = decide(past=PAST, rows_unsent=rows, unsent=10, wishes=wishes).eta_s
+        found = decide(past=PAST, work_unsent=rows, unsent=10, wishes=wishes).eta_s
         assert found is not None
         return found
 
@@ -306,7 +306,7 @@ def test_a_load_beside_others_is_foretold_with_what_they_have_still_to_send() ->
 
 def test_a_load_into_a_static_list_is_foretold_one_batch_at_a_time() -> None:
     """Two processors do not help where only one batch may be there."""
-    both, one = decide(past=PAST, rows_unsent=1000), decide(past=PAST, rows_unsent=1000, list_id=7, lane=Admission())
+    both, one = decide(past=PAST, work_unsent=1000), decide(past=PAST, work_unsent=1000, list_id=7, lane=Admission())
     assert both.eta_s is not None
     assert one.eta_s is not None
     assert one.eta_s > 1.8 * both.eta_s

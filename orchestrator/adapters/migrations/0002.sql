@@ -55,7 +55,7 @@ CREATE TABLE runs (
     waiting_for   TEXT NOT NULL,           -- in words; '' when nothing is waited for
     waiting_since REAL,
     ends_at       REAL,                    -- when it will probably be done
-    rows_unsent   INTEGER NOT NULL,        -- rows it has still to send
+    work_unsent   INTEGER NOT NULL,        -- what it has still to send costs, in rows
     heard_at      REAL NOT NULL,           -- when the run last said so: a dead one falls silent
     ended         INTEGER NOT NULL         -- 1: the run is over; waiting_for then says why it stopped early
 );

@@ -5,6 +5,7 @@ Errors are `{"error": {"code": ..., "message": ...}}`. Times are seconds since t
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from collections.abc import AsyncIterator
@@ -302,8 +303,16 @@ def errors() -> dict[Any, Any]:
         assert isinstance(error, RefusedError)
         return JSONResponse({"error": {"code": error.status, "message": error.why}}, status_code=error.status)
 
+    async def broken(_: Request, error: Exception) -> Response:
+        status, message = 500, "a fault of ours; the daemon's log has it"
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            status, message = 507, "the disk is full"
+        return JSONResponse({"error": {"code": status, "message": message}}, status_code=status)
+
     return {
         RefusedError: refused,
+        OrchestratorError: partial(answer, 503),
+        500: broken,
         NotThere: partial(answer, 404),
         NotPossible: partial(answer, 409),
         Misconfigured: partial(answer, 422),

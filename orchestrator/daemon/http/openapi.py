@@ -174,7 +174,11 @@ _REPORT: Json = {
     "description": "the file",
     "content": {kind.partition(";")[0]: {} for kind in dict.fromkeys(REPORT_NAMES.values())},
 }
-_UPLOADED: Json = {"201": _json(_object({"upload": _STRING, "name": _STRING, "bytes": _COUNT})), "413": _ERROR}
+_UPLOADED: Json = {
+    "201": _json(_object({"upload": _STRING, "name": _STRING, "bytes": _COUNT})),
+    "413": _ERROR,
+    "507": _ERROR,
+}
 _CHANGES = (
     ("pause", "Send nothing more of it until it is resumed", _object({}, required=False)),
     (
