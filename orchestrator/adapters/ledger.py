@@ -72,6 +72,8 @@ BUSY_TIMEOUT_S = 5.0
 """Other processes commit in milliseconds; longer than this means that one is stuck inside a transaction."""
 MANY_SPANS = 16
 """Of a chunk; it is not worth putting fewer off."""
+ROWS_AT_ONCE = 1_000
+"""Rejected rows that are read in one go."""
 PLACES_AT_ONCE = 1_000
 """Rows of a retry whose places stand in one row of the ledger."""
 
@@ -540,7 +542,7 @@ class Ledger:
         return _chunk(row)
 
     def records(self, load_id: LoadId) -> Iterator[ChunkRecord]:
-        """Every chunk with its standing and its offers, in the order of the source, twins last; streamed."""
+        """Every chunk with its standing and its offers, in the order of the source, those of twins last; streamed."""
         numbers = [
             int(number)
             for (number,) in self._all(
@@ -584,14 +586,21 @@ class Ledger:
         )
         return Spent(int(rows), int(of_root) + int(of_parts), int(of_load))
 
-    def rejected_rows(self, load_id: LoadId) -> list[RejectedRow]:
-        return [
-            RejectedRow(*row)
-            for row in self._all(
-                "SELECT row, line, start, stop, reason FROM rejected_rows WHERE load_id = ? ORDER BY row",
+    def rejected_rows(self, load_id: LoadId) -> Iterator[RejectedRow]:
+        """In the order of the source; streamed, since every row that another supersedes is one of them."""
+        last = 0
+        while True:  # short reads: a long one would keep other loads from writing
+            rows = self._all(
+                "SELECT row, line, start, stop, reason FROM rejected_rows WHERE load_id = ? AND row > ? "
+                "ORDER BY row LIMIT ?",
                 load_id,
+                last,
+                ROWS_AT_ONCE,
             )
-        ]
+            yield from (RejectedRow(*row) for row in rows)
+            if len(rows) < ROWS_AT_ONCE:
+                return
+            last = int(rows[-1][0])
 
     def settled_counts(self, load_id: LoadId) -> tuple[int, int, int, int]:
         """Rows of chunks at rest, and of ended batches: rows, imported, failed, warned."""

@@ -189,7 +189,7 @@ def test_a_load_comes_back_as_it_was_written(tmp_path: Path) -> None:
     with Ledger(path) as ledger:
         assert ledger.load("aaaa") == load
         assert ledger.chunk(load.id, ChunkNumber(2)) == plan.chunks[1]
-        assert ledger.rejected_rows(load.id) == list(plan.rejected)
+        assert list(ledger.rejected_rows(load.id)) == list(plan.rejected)
         assert [record.chunk for record in ledger.records(load.id)] == list(plan.chunks)
 
 

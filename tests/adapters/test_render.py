@@ -22,11 +22,14 @@ from unittest.mock import patch
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from report_case import a_case
+from report_case import Case, a_case
 
+from orchestrator.adapters.render import aside
 from orchestrator.adapters.render.tables import COLUMNS, FORMULA_STARTS, harmless, head_of_table
+from orchestrator.config import load_config
 from orchestrator.core import report
 from orchestrator.core.model import BatchId, ChunkRecord, Counts, LoadId, Offer, State
+from orchestrator.verification import verify
 
 NAMES = {"report.csv", "report.jsonl", "report.json", "report.html", "retry.csv"}
 
@@ -189,6 +192,58 @@ def test_rejected_rows_stand_where_they_stand_in_the_source(tmp_path: Path) -> N
     found = [(record[0], int(record[2]), int(record[3])) for record in case.table()[1:]]
     assert found == [("rejected" if row in (1, 4, 7, 12) else "failure", row, row + 1) for row in range(1, 13)]
     assert b"4@x" not in case.read("retry.csv")
+
+
+def in_source_order(case: Case, numbers: Sequence[int]) -> None:
+    """Every table lists these rows in this order, and what is tried again are their bytes."""
+    assert [line["source_row"] for line in case.lines()] == numbers
+    assert [record[2] for record in case.table()[1:]] == list(map(str, numbers))
+    failed = [line["source_row"] for line in case.lines() if line["kind"] == "failure"]
+    rows = case.source.read_bytes().splitlines(keepends=True)
+    assert case.read("retry.csv") == rows[0] + b"".join(rows[number] for number in failed)
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    keys=st.lists(st.sampled_from("abcdefghij"), min_size=2, max_size=40),
+    budget=st.sampled_from([80, 100, 200, 2_000]),
+    on_duplicate=st.sampled_from(["together", "last"]),
+    alike=st.booleans(),
+    data=st.data(),
+)
+def test_rows_that_share_keys_stand_where_they_stand_in_the_source(
+    tmp_path: Path,
+    keys: list[str],
+    budget: int,
+    on_duplicate: Literal["together", "last"],
+    alike: bool,
+    data: st.DataObject,
+) -> None:
+    """They are sent in chunks that lie across all others; whoever goes through the source goes through it once."""
+    rows = [f"{key}@x,{0 if alike else number}\n" for number, key in enumerate(keys, 1)]
+    for number in data.draw(st.sets(st.integers(1, len(rows)))):
+        if number % 5 == 0:
+            rows[number - 1] = f"{keys[number - 1]}@x\n"
+    case = a_case(tmp_path, f"email,n\n{''.join(rows)}".encode(), budget=budget, on_duplicate=on_duplicate)
+    sent = set(range(1, len(rows) + 1)) - {row.row for row in (*case.plan.rejected, *case.plan.superseded)}
+    judgements: dict[int, tuple[report.Kind, str]] = {}
+    for number in sorted(sent):
+        kind: report.Kind | None = data.draw(st.sampled_from(["failure", "warning", None]))
+        if kind is not None:
+            judgements[number] = kind, f"{kind} of {number % 3}"
+    case.judge(judgements)
+    with patch.object(aside, "_ROWS_AT_ONCE", data.draw(st.sampled_from([1, 2_048]))):
+        case.write()
+    lines = case.lines()
+    found = {line["source_row"]: line for line in lines if line["source_row"] is not None}
+    if not alike:
+        in_source_order(case, sorted({*judgements, *range(1, len(rows) + 1)} - (sent - judgements.keys())))
+        assert {row: (found[row]["kind"], found[row]["reason"]) for row in judgements} == judgements
+        assert all(list(line["row"].values()) == rows[row - 1].strip().split(",") for row, line in found.items())
+    assert list(found) == sorted(found)
+    assert len([line for line in lines if line["kind"] != "rejected"]) == len(judgements)
+    assert all(line.ok for line in verify(tmp_path / "report", [str(case.source)], load_config(None, {}, {})))
+    assert not [path for path in (tmp_path / "report").iterdir() if path.name not in NAMES]
 
 
 def test_every_record_of_the_table_has_all_columns(tmp_path: Path) -> None:

@@ -147,6 +147,26 @@ def test_a_packed_source_is_known_again_by_its_own_bytes(tmp_path: Path) -> None
     with shop(tmp_path, quick()) as market:
         assert market.run("load", "leads.csv.gz", "--no-progress").code == 3
         folder = str(market.report().folder)
-        assert market.run("verify", folder, "leads.csv.gz").code == 0
+        verified = market.run("verify", folder, "leads.csv.gz")
+        assert verified.code == 0, verified
+        assert "each stands at its place in the source" in verified.out
         (tmp_path / "leads.csv.gz").write_bytes(gzip.compress(b"email\na@x\n"))
         assert market.run("verify", folder, "leads.csv.gz").code == 65
+
+
+def test_several_sources_are_verified_together(tmp_path: Path) -> None:
+    """The report names the file of each row, and its line there."""
+    write_leads(tmp_path / "one.csv", 200, bad_share=0.1)
+    write_leads(tmp_path / "two.csv", 200, bad_share=0.1, first=500)
+    with shop(tmp_path, quick()) as market:
+        assert market.run("load", "one.csv", "two.csv", "--no-progress").code == 3
+        folder = market.report().folder
+        verified = market.run("verify", str(folder), "one.csv", "two.csv")
+        assert verified.code == 0, verified
+        assert "each stands at its place in the source" in verified.out
+        one = market.run("verify", str(folder), "two.csv")
+        assert (one.code, "unless all of them are named" in one.out) == (0, True), one
+        lines = folder / "report.jsonl"
+        told = lines.read_bytes()
+        lines.write_bytes(told.replace(b'"source_file": "two.csv"', b'"source_file": "one.csv"', 1))
+        assert market.run("verify", str(folder), "one.csv", "two.csv").code == 70

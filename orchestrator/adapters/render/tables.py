@@ -63,7 +63,7 @@ class Tables:
         self._lines.write(self._json(row, at))
         if row.kind == "failure":
             if row.sent is not None:
-                self._retry.write(ended(self._source.bytes_of(row.sent)))
+                self._retry.write(ended(self._source.bytes_of(row)))
             else:
                 self.retry_missing += 1
 
