@@ -99,6 +99,21 @@ def test_a_name_that_was_told_apart_does_not_meet_one_that_was_there(tmp_path: P
 
 
 HOSTILE = ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1", '=cmd|"/c calc"!A1', "plain", "", "'", "a=1", "é😀", "a\nb"]
+HOSTILE += [
+    "x;=1",
+    "x\t=1",
+    'x;"=1',
+    "x\n=1",
+    "x,\r@y",
+    'x; ""-1',
+    "\uff1d1",
+    "x;\uff0b1",
+    " =1",
+    "a - b",
+    "x;;=1",
+    '"=1',
+    "\n=1",
+]
 
 
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -115,7 +130,10 @@ def test_no_cell_of_the_table_runs_and_none_of_the_lines_is_altered(tmp_path: Pa
     case.settle(1, failures=echo.getvalue(), counts=Counts(0, len(rows), 0))
     case.write()
     table, lines = case.table(), case.lines()
-    assert not [cell for record in table for cell in record if cell.startswith(FORMULA_STARTS)]
+    assert not [cell for record in table for cell in record if cell.startswith((*FORMULA_STARTS, *"\t\r\n\0"))]
+    text = case.read("report.csv").decode()
+    for separated in (r"[,\r\n]", r"[;\r\n]", r"[\t\r\n]", r"[,;\t\r\n]"):  # in other countries, quotes or not
+        assert not [cell for cell in re.split(separated, text) if cell.lstrip(' "').startswith(tuple(FORMULA_STARTS))]
     assert table[0] == [*COLUMNS, "email", "'=n", "'@evil"]
     assert [record[len(COLUMNS) :] for record in table[1:]] == [[harmless(cell) for cell in row] for row in records]
     assert [line["row"] for line in lines] == [dict(zip(header, record, strict=True)) for record in records]
@@ -123,7 +141,25 @@ def test_no_cell_of_the_table_runs_and_none_of_the_lines_is_altered(tmp_path: Pa
     assert list(csv.reader(io.StringIO(case.read("retry.csv").decode(), newline=""))) == [header, *records]
 
 
-VALUES = ["", "a", "b", "=1", "+1", "a,b", "a;b", "a\tb", "\tc"]
+VALUES = [
+    "",
+    "a",
+    "b",
+    "=1",
+    "+1",
+    "a,b",
+    "a;b",
+    "a\tb",
+    "\tc",
+    "a;=1",
+    "a; -1",
+    " =1",
+    " ",
+    "\uff1d1",
+    "a\t@1",
+    '"=1',
+    "a -1",
+]
 VALUES += ["back\\slash", 'say "a"', "two\nlines", "é😀", "\x07bell", "%s"]
 
 
@@ -192,6 +228,14 @@ def test_rejected_rows_stand_where_they_stand_in_the_source(tmp_path: Path) -> N
     found = [(record[0], int(record[2]), int(record[3])) for record in case.table()[1:]]
     assert found == [("rejected" if row in (1, 4, 7, 12) else "failure", row, row + 1) for row in range(1, 13)]
     assert b"4@x" not in case.read("retry.csv")
+
+
+def test_making_a_cell_harmless_takes_no_longer_than_reading_it() -> None:
+    """A megabyte of separators and signs is typed in by a stranger, too."""
+    for cell in (";=" * 500_000, ";" * 1_000_000, '"' * 999_999 + "=", " " * 999_999 + "x", ";" + "= " * 500_000):
+        assert harmless(cell).replace("'", "") == cell
+    assert harmless("a - b, Tel +49") == "a - b, Tel +49"
+    assert harmless("a,-5; =x") == "a,'-5; '=x"
 
 
 def in_source_order(case: Case, numbers: Sequence[int]) -> None:
