@@ -22,7 +22,7 @@ from orchestrator.core.report import Kind, PlainRun, ReportRow
 COLUMNS = ("kind", "reason", "source_row", "source_line", "chunk", "batch_id", "attempt")
 FILE_COLUMN = "source_file"
 """Stands after them where a load is made of several files."""
-ROWS_AT_ONCE = 1_000
+ROWS_AT_ONCE = 500
 """Of a run: formatted in one go, and little enough to stay in the processor's cache."""
 _WIDE_STARTS = "\uff1d\uff0b\uff0d\uff20"
 FORMULA_STARTS = "=+-@" + _WIDE_STARTS
