@@ -157,6 +157,8 @@ def _report(folder: Path) -> Mapping[str, Any]:
 
 def _plan(report: Mapping[str, Any], source: Path, on_duplicate: OnDuplicate) -> tuple[SourceFile, Plan]:
     settings = report["settings"]
+    if not isinstance(settings["chunk_bytes"], int):
+        raise TypeError("chunk_bytes is no whole number")
     return plan_file(
         source,
         format=Format(settings["format"]),

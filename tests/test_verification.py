@@ -158,7 +158,9 @@ def test_a_folder_that_holds_no_report_is_said_to(tmp_path: Path) -> None:
         (tmp_path / "report" / name).unlink()
         with pytest.raises(SourceMissing):
             verify(tmp_path / "report", case.source)
-    for content in ("[]", "{}", "{", '{"schema": 1}', '{"schema": 1, "totals": 3, "chunks": []}'):
+    told = json.loads((tmp_path / "report" / "report.json").read_text())
+    nan = json.dumps({**told, "settings": {**told["settings"], "chunk_bytes": float("nan")}})
+    for content in (nan, "[]", "{}", "{", '{"schema": 1}', '{"schema": 1, "totals": 3, "chunks": []}'):
         (tmp_path / "report" / "report.json").write_text(content)
         with pytest.raises(BooksDoNotBalance):
             verify(tmp_path / "report", case.source)
