@@ -25,6 +25,7 @@ from hypothesis import strategies as st
 from report_case import Case, a_case
 
 from orchestrator.adapters.render import aside
+from orchestrator.adapters.render.page import ticks_of
 from orchestrator.adapters.render.tables import COLUMNS, FORMULA_STARTS, harmless, head_of_table
 from orchestrator.config import load_config
 from orchestrator.core import report
@@ -626,6 +627,21 @@ def test_hostile_text_is_shown_and_not_obeyed(tmp_path: Path) -> None:
     assert page.links == {"#main", *(NAMES - {"report.html"})}
     assert EVIL in page.text
     assert "<b>leads.csv" in page.text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "axis"),
+    [
+        (0.06, ["0", "0.015 s", "0.030 s", "0.045 s", "0.060 s"]),
+        (0.5, ["0", "0.12 s", "0.25 s", "0.38 s", "0.50 s"]),
+        (2.0, ["0", "0.5 s", "1.0 s", "1.5 s", "2.0 s"]),
+        (8.0, ["0", "2 s", "4 s", "6 s", "8 s"]),
+        (7200.0, ["0", "30 min", "1 h", "1 h 30 min", "2 h"]),
+    ],
+)
+def test_an_axis_of_time_tells_its_quarters_apart(seconds: float, axis: list[str]) -> None:
+    """A load that was over in half a second had an axis of zeros."""
+    assert ticks_of(seconds) == axis
 
 
 def test_the_page_asks_for_nothing_from_outside(tmp_path: Path) -> None:

@@ -158,7 +158,7 @@ def write_page(
         "timeline_seconds": digest.time_line.seconds,
         "curves": curves,
         "paths": _paths(curves) if curves else None,
-        "ticks": _ticks(digest.time_line.seconds),
+        "ticks": ticks_of(digest.time_line.seconds),
     }
     file.writelines(look.template.generate(**context))
 
@@ -273,7 +273,7 @@ def _when(text: str | None) -> str:
     return datetime.fromisoformat(text).strftime("%-d %b %Y %H:%M:%S") if text else ""
 
 
-def _ticks(seconds: float) -> list[str]:
+def ticks_of(seconds: float) -> list[str]:
     """The quarters of a time; one that a second does not tell apart is told in parts of it."""
     quarters = [seconds * quarter / 4 for quarter in range(1, 5)]
     if seconds >= 8:
