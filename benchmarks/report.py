@@ -176,8 +176,7 @@ def main() -> None:
             if name == "plain values":
                 write_plain(path, rows)
             else:
-                write_leads(path, rows // 3, bad_share=0.0)
-            batches = batches if name == "plain values" else max(1, batches // 3)
+                write_leads(path, rows, bad_share=0.0)
             print("\n".join(compare(name, path, batches, rounds)), flush=True)
 
 

@@ -516,11 +516,7 @@ def _report_folder(ledger: Ledger, load: LoadId, folder: Path) -> Path:
             f"report folder {folder}: {_why(error)}",
             remedy="Name another with --report-dir or report.dir; nothing was sent.",
         ) from error
-    if others := [other for other in ledger.reporting_to(str(folder)) if other != load]:
-        raise Misconfigured(
-            f"report folder {folder}: it is that of load {others[0]}; nothing was sent",
-            remedy="Name another with --report-dir.",
-        )
+    ledger.check_report_dir(str(folder), load)
     return folder
 
 
@@ -686,12 +682,14 @@ def _finish(
         totals = totals_of(load, ledger.records(load.id))
         return LoadResult(load, totals, interrupted, Path(load.report_dir), interrupted=True)
     if stopped is not None:
-        result = _report(ledger, load, clock.now(), stopped.exit_code, stopped=stopped.message)
+        with locks.reporting(ledger.path, load.id):
+            result = _report(ledger, load, clock.now(), stopped.exit_code, stopped=stopped.message)
         return replace(result, stopped=stopped)
     totals = totals_of(load, ledger.records(load.id))
     code = exit_code_of(totals, fail_on_warning=options.fail_on_warning)
-    result = _report(ledger, load, clock.now(), code)
-    ledger.finish(load.id, clock.now(), code)
+    with locks.reporting(ledger.path, load.id):
+        result = _report(ledger, load, clock.now(), code)
+        ledger.finish(load.id, clock.now(), code)
     retrying.forget(ledger, load)
     forget_old(ledger, keep_days, clock.now(), but=load)
     return result
@@ -860,10 +858,10 @@ def export(config: Config, load: str | None = None) -> Iterator[Salvaged | Unrea
 
 def report(config: Config, load: str) -> LoadResult:
     """Write the report of a load again from what the ledger holds."""
-    with _ledger(config) as ledger:
-        known = _known(ledger, load)
+    with _ledger(config) as ledger, locks.reporting(ledger.path, _known(ledger, load).id):
+        known = _known(ledger, load)  # it may have ended while its report was waited for
         if known.finished_at is not None:
-            return replace(_again(config, ledger, known, Clock().now()), already_finished=False)
+            return replace(_written_again(config, ledger, known, Clock().now()), already_finished=False)
         unfinished = _unfinished(ledger, known)
         code, why = unfinished.exit_code, unfinished.message
         result = _report(ledger, known, Clock().now(), code, stopped=why, keep=True)
@@ -1013,6 +1011,11 @@ def _with_source(config: Config, ledger: Ledger, load: Load, interrupted: intake
 
 
 def _again(config: Config, ledger: Ledger, load: Load, now: float) -> LoadResult:
+    with locks.reporting(ledger.path, load.id):
+        return _written_again(config, ledger, load, now)
+
+
+def _written_again(config: Config, ledger: Ledger, load: Load, now: float) -> LoadResult:
     """A load that has finished: nothing is sent, its report is written again.
 
     Where the rows cannot be had any more, the report that is there is better than one without them.

@@ -98,7 +98,8 @@ def _owned(ledger: Ledger, load: Load) -> Iterator[None]:
             load.id, locks.owner_of(ledger.path, load.id), remedy="Wait for it, or stop it and run this again."
         )
     try:
-        yield
+        with locks.reporting(ledger.path, load.id):
+            yield
     finally:
         ownership.release()
 

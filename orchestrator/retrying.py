@@ -66,7 +66,12 @@ def _rows(ledger: Ledger, load: Load, retry: Retry, tally: Tally) -> Iterator[Ag
     repair = _repair(load, retry.fix)
     notes: list[str] = []
     found = read_rows(
-        load, lambda: ledger.records(load.id), ledger.rejected_rows(load.id), place_of(ledger, load), notes
+        load,
+        lambda: ledger.records(load.id),
+        ledger.rejected_rows(load.id),
+        place_of(ledger, load),
+        ledger.path.resolve().parent,
+        notes,
     )
     which = next(which for which in get_args(Which) if which == retry.reasons)
     yield from rows_again(found, header=load.header.own, format=load.format, which=which, repair=repair, tally=tally)

@@ -10,55 +10,98 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
+from orchestrator import intake
 from orchestrator.adapters.files import fingerprint_file, plan_file, read_chunk
 from orchestrator.adapters.render import NOT_IN_RETRY
 from orchestrator.adapters.render.source import COLLECTED_GONE, SOURCE_CHANGED, SOURCE_GONE
 from orchestrator.adapters.render.summary import NOTES_MAX
-from orchestrator.adapters.render.tables import head_of_table, row_of_table
+from orchestrator.adapters.render.tables import FILE_COLUMN, head_of_table, row_of_table
 from orchestrator.checks import CheckLine
+from orchestrator.config import Config
 from orchestrator.core.audit import Listed, faults_of_sums
 from orchestrator.core.locate import SentRow, read_sent
-from orchestrator.core.model import Chunk, ChunkNumber, Format, Plan, SourceFile, Target
+from orchestrator.core.model import Chunk, Format, OnDuplicate, Origin, Plan, Reading, SourceFile, Target
+from orchestrator.core.origins import called, place
+from orchestrator.core.tags import is_tagged
 from orchestrator.errors import BooksDoNotBalance, SourceMissing
 
 WRONG_SOURCE, NOT_BALANCED = 65, 70
 FAULTS_SHOWN = 5
 
 
-def verify(folder: Path, source: Path) -> list[CheckLine]:
-    """One line for each thing that was checked. Raises SourceMissing when a file cannot be read. Blocking."""
+def verify(folder: Path, named: Sequence[str], config: Config) -> list[CheckLine]:
+    """One line for each thing that was checked. Raises SourceMissing when a file cannot be read. Blocking.
+
+    named: the files that were loaded. config: where a spool file is made from them, if the load had one.
+    """
     report = _report(folder)
     try:
         lines = [_line("the sums of report.json", faults_of_sums(report), "every row is in one place")]
         if report["retry_of"] is not None:
             return [*lines, *_retry(folder, report)]
-        known, found = report["source"], fingerprint_file(source.resolve())
-        same = (found.sha256, found.size_bytes) == (known["sha256"], known["bytes"])
-        original = found.sha256 in [file["sha256"] for file in known["files"]]
-        note = found.sha256
-        if not same and original:
-            note += "; it was made plain text before it was sent: its rows are not looked up again"
-        elif not same:
-            note = f"{source} has SHA-256 {note}; the load was of {known['sha256']}"
-        lines.append(CheckLine(f"the source ({known['name']})", same or original, note, WRONG_SOURCE))
-        at, plan = _plan(report, source) if same else (None, None)
-        if plan is not None:
-            lines.append(_line("the chunks", _faults_of_plan(report, plan), f"{len(plan.chunks):,}, planned anew"))
-        listed = Listed(report)
-        rows = _Rows(at, plan, report) if at is not None and plan is not None else None
-        faults = list(_faults_of_rows(folder, listed, rows))
-        lines.append(_line("the rows of report.jsonl", [*listed.faults(), *faults], _named(report, listed, same)))
-        lines += _others(folder, report, plan.header.own if plan is not None else None)
+        with _source(report, intake.paths_of(named), config) as (line, at, origin):
+            lines.append(line)
+            rows = None
+            if at is not None:
+                file, plan = _plan(report, at, report["settings"]["on_duplicate"])
+                lines.append(_line("the chunks", _faults_of_plan(report, plan), f"{len(plan.chunks):,}, planned anew"))
+                rows = _Rows(file, plan, report, origin)
+            listed = Listed(report)
+            faults = list(_faults_of_rows(folder, listed, rows))
+        note = _named(report, listed, same=rows is not None)
+        lines.append(_line("the rows of report.jsonl", [*listed.faults(), *faults], note))
+        lines += _others(folder, report, rows.fields if rows is not None else None)
     except (csv.Error, KeyError, TypeError, AttributeError, ValueError) as error:
         raise BooksDoNotBalance(
             f"{folder}: this is not a report as this release writes it ({type(error).__name__}: {error})",
             remedy="Write it again with `orchestrator report LOAD`.",
         ) from error
     return lines
+
+
+_Opened = tuple[CheckLine, Path | None, Origin | None]
+
+
+@contextmanager
+def _source(report: Mapping[str, Any], paths: Sequence[str], config: Config) -> Iterator[_Opened]:
+    """Are these the files that were loaded? And the file that was planned, made from them again if need be, with its
+    origin; None where its rows cannot be had."""
+    known = report["source"]
+    what, sha256 = f"the source ({known['name']})", known["sha256"]
+    wanted = [(file["bytes"], file["sha256"]) for file in known["files"]]
+    found = [(one.size_bytes, one.sha256) for one in (fingerprint_file(Path(path)) for path in paths)]
+    for path, one in zip(paths, found, strict=True):
+        if one not in wanted:
+            note = f"{path} has SHA-256 {one[1]}; the load was of {', '.join(sha for _, sha in wanted)}"
+            yield CheckLine(what, False, note, WRONG_SOURCE), None, None
+            return
+    if wanted == [(known["bytes"], sha256)]:
+        yield CheckLine(what, True, sha256), Path(paths[0]), None
+        return
+    told = report["settings"].get("reading")
+    unread = "its rows are not looked up again"
+    if found != wanted:
+        note = f"it was made of {len(wanted)} files: {unread} unless all of them are named, in this order"
+        yield CheckLine(what, True, note), None, None
+        return
+    if told is None or told["query"]:  # a query may give its rows in another order, and nobody asked for this one
+        yield CheckLine(what, True, f"it was made plain text before it was sent: {unread}"), None, None
+        return
+    reading = Reading(**{**told, "renamed": tuple((new, old) for new, old in told["renamed"])})
+    format = Format(report["settings"]["format"])
+    with intake.opened(config, paths, reading, format, lambda: None) as source:
+        again = fingerprint_file(source.path)
+        if (again.size_bytes, again.sha256) == (known["bytes"], sha256):
+            yield CheckLine(what, True, f"{sha256}, made plain text again"), source.path, source.origin
+        else:
+            note = f"made plain text it has SHA-256 {again.sha256}; the load was of {sha256}"
+            yield CheckLine(what, False, note, WRONG_SOURCE), None, None
 
 
 def _retry(folder: Path, report: Mapping[str, Any]) -> Iterator[CheckLine]:
@@ -112,15 +155,17 @@ def _report(folder: Path) -> Mapping[str, Any]:
     return report
 
 
-def _plan(report: Mapping[str, Any], source: Path) -> tuple[SourceFile, Plan]:
+def _plan(report: Mapping[str, Any], source: Path, on_duplicate: OnDuplicate) -> tuple[SourceFile, Plan]:
     settings = report["settings"]
+    if not isinstance(settings["chunk_bytes"], int):
+        raise TypeError("chunk_bytes is no whole number")
     return plan_file(
-        source.resolve(),
+        source,
         format=Format(settings["format"]),
         budget=settings["chunk_bytes"],
         lookup_field=Target(kind=settings["kind"], lookup_field=settings["lookup_field"]).key_column,
         keep_rejected=report["totals"]["rejected"],
-        on_duplicate=settings["on_duplicate"],
+        on_duplicate=on_duplicate,
     )
 
 
@@ -144,55 +189,80 @@ def _faults_of_rows(folder: Path, listed: Listed, rows: _Rows | None) -> Iterato
             row = json.loads(line)
             listed.add(row)
             number = row["source_row"]
-            if rows is None or number is None:
-                continue
-            if row["chunk"] is None:
-                if number not in rows.left_out:
-                    yield f"row {number} is listed as rejected, and is none"
-                continue
-            sent = rows.find(number, row["chunk"])
-            if sent is None or (sent.line, list(sent.cells)) != (row["source_line"], list(row["row"].values())):
-                yield f"row {number} is not what stands in the source"
+            if rows is not None and number is not None:
+                yield from rows.faults(number, row)
 
 
 class _Rows:
-    """Rows of the source by their number, which only grows (in each chunk of twins): a chunk at a time is read."""
+    """Rows of the source by their number, which only grows: a chunk at a time is read."""
 
-    def __init__(self, source: SourceFile, plan: Plan, report: Mapping[str, Any]) -> None:
-        self._source, self._plan = source, plan
-        self.left_out = {row.row for row in (*plan.rejected, *plan.superseded)}
-        self._chunks = iter([chunk for chunk in plan.chunks if not chunk.twins])
-        self._twins = {chunk.number: chunk for chunk in plan.chunks if chunk.twins}
-        self._parents = {chunk["chunk"]: chunk["parent"] for chunk in report["chunks"]}
-        self._chunk: Chunk | None = None
+    def __init__(self, file: SourceFile, plan: Plan, report: Mapping[str, Any], origin: Origin | None) -> None:
+        self._file, self._origin, self.fields = file, origin, plan.header.own
+        self._several = len(report["source"]["files"]) > 1
+        self._tagged = is_tagged(plan.header.fields)
+        self._roots = {chunk["chunk"]: chunk["parent"] for chunk in report["chunks"]}
+        self._again = {chunk["chunk"] for chunk in report["chunks"] if chunk["again"]}
+        import numpy as np  # not for every command
+
+        with TemporaryFile() as unnamed:  # four bytes a row: as many as there are need not fit in memory
+            self._chunk_of = np.memmap(unnamed, np.int32, "w+", shape=(plan.rows + 1,))
+        for chunk in plan.chunks:
+            for span in chunk.spans:
+                self._chunk_of[span.first_row : span.first_row + span.rows] = chunk.number
+        apart = any(chunk.twins for chunk in plan.chunks) or plan.superseded_rows
+        # Chunks that lie across each other are no way through the source; those it would have otherwise are.
+        self._plan = _plan(report, Path(file.path), "ignore")[1] if apart else plan
+        self._chunks = iter(self._plan.chunks)
+        self._last_row = 0
         self._sent: Iterator[SentRow] = iter(())
         self._row: SentRow | None = None
 
-    def find(self, number: int, listed_under: int) -> SentRow | None:
-        """A row; `listed_under`: the chunk that the report names."""
+    def faults(self, number: int, listed: Mapping[str, Any]) -> Iterator[str]:
+        """What is wrong with a row of report.jsonl that has this number."""
+        chunk = self._chunk_of[number] if 0 < number < len(self._chunk_of) else -1
+        under = listed["chunk"]
+        if under is None:
+            if chunk != 0:
+                yield f"row {number} is listed as rejected, and is none"
+            return
+        while self._roots.get(under) is not None:
+            under = self._roots[under]
+        if chunk <= 0 or (chunk != under and under not in self._again):
+            yield f"row {number} is listed under chunk {listed['chunk']}, which does not have it"
+            return
+        sent = self._find(number)
+        cells = None if sent is None else list(sent.cells[self._tagged :])
+        if sent is None or (cells, *self._place(sent)) != (
+            list(listed["row"].values()),
+            listed["source_line"],
+            listed.get(FILE_COLUMN),
+        ):
+            yield f"row {number} is not what stands in the source"
+
+    def _place(self, row: SentRow) -> tuple[int | None, str | None]:
+        """Line and, if it is one of several, name of the user's own file."""
+        original, line = place(self._origin, row.row, row.line)
+        if self._origin is None or original is None or not self._several:
+            return line, None
+        return line, called(self._origin.originals[original].path)
+
+    def _find(self, number: int) -> SentRow | None:
         if self._row is not None and self._row.row == number:  # failed and warned of
             return self._row
-        while self._parents.get(listed_under) is not None:
-            listed_under = self._parents[listed_under]
-        twins = self._twins.get(ChunkNumber(listed_under))
-        if twins is not None:
-            if self._chunk is not twins or self._row is None or self._row.row > number:
-                self._read(twins)
-        else:
-            while self._chunk is None or self._chunk.twins or number > self._chunk.last_row:
-                following = next(self._chunks, None)
-                if following is None:
-                    return None
-                self._chunk, self._sent = following, iter(())
-                if number <= following.last_row:
-                    self._read(following)
+        while number > self._last_row:
+            following = next(self._chunks, None)
+            if following is None:
+                return None
+            self._last_row = following.last_row
+            if number <= self._last_row:
+                self._read(following)
         self._row = next((row for row in self._sent if row.row >= number), None)
         return self._row if self._row is not None and self._row.row == number else None
 
     def _read(self, chunk: Chunk) -> None:
-        content = read_chunk(self._source, self._plan.header, chunk)
+        content = read_chunk(self._file, self._plan.header, chunk)
         start = self._plan.header.stop - self._plan.header.start
-        self._chunk, self._sent = chunk, read_sent(content[start:], chunk.spans, self._plan.format)
+        self._sent = read_sent(content[start:], chunk.spans, self._plan.format)
 
 
 def _faults_of_table(folder: Path, report: Mapping[str, Any], fields: Sequence[str]) -> Iterator[str]:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import csv
 import io
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from orchestrator.adapters.files import plan_file
 from orchestrator.adapters.render import Written, write_report
+from orchestrator.core.locate import read_sent
 from orchestrator.core.model import (
     BatchId,
     ChunkRecord,
@@ -19,11 +21,13 @@ from orchestrator.core.model import (
     Load,
     LoadId,
     Offer,
+    OnDuplicate,
     Plan,
     Standing,
     State,
     Target,
 )
+from orchestrator.core.report import Kind
 
 FAILURE, WARNING = "Import Failure Reason", "Import Warning Reason"
 
@@ -76,11 +80,23 @@ class Case:
         standing = Standing(self.load.id, chunk.number, chunk.rows, State.SETTLED, attempts=1, offer=offer)
         self.records[number - 1] = ChunkRecord(chunk, standing, (offer,))
 
+    def judge(self, judgements: Mapping[int, tuple[Kind, str]]) -> None:
+        """All chunks have ended, and Marketo has judged rows so, by their numbers."""
+        content = self.source.read_bytes()
+        for chunk in self.plan.chunks:
+            sent = b"".join(content[span.start : span.stop] for span in chunk.spans)
+            files = {"failure": io.StringIO(newline=""), "warning": io.StringIO(newline="")}
+            for row in read_sent(sent, chunk.spans, self.plan.format):
+                if row.row in judgements:
+                    kind, reason = judgements[row.row]
+                    csv.writer(files[kind], lineterminator="\n").writerow([*row.cells, reason])
+            self.settle(chunk.number, files["failure"].getvalue(), files["warning"].getvalue())
+
     def write(self, to: str = "report", records: Any = None, *, stopped: str = "", keep: bool = False) -> Written:
         return write_report(
             load=self.load,
-            records=records or (lambda: self.records),
-            rejected=self.plan.rejected,
+            records=records or self.in_order,
+            rejected=sorted((*self.plan.rejected, *self.plan.superseded), key=lambda row: row.row),
             folder=self.folder / to,
             calls={"import": 2},
             started_at=1.0,
@@ -89,6 +105,10 @@ class Case:
             stopped=stopped,
             keep=keep,
         )
+
+    def in_order(self) -> list[ChunkRecord]:
+        """As the ledger gives them."""
+        return sorted(self.records, key=lambda one: (one.chunk.twins, one.chunk.first_row, one.chunk.number))
 
     def read(self, name: str) -> bytes:
         return (self.folder / "report" / name).read_bytes()
@@ -100,10 +120,19 @@ class Case:
         return [json.loads(line) for line in self.read("report.jsonl").decode().splitlines()]
 
 
-def a_case(folder: Path, content: bytes, name: str = "leads.csv", budget: int = 1_000, key: str = "email") -> Case:
+def a_case(
+    folder: Path,
+    content: bytes,
+    name: str = "leads.csv",
+    budget: int = 1_000,
+    key: str = "email",
+    on_duplicate: OnDuplicate = "ignore",
+) -> Case:
     path = folder / name
     path.write_bytes(content)
-    file, plan = plan_file(path, format=None, budget=budget, lookup_field=key, keep_rejected=1_000)
+    file, plan = plan_file(
+        path, format=None, budget=budget, lookup_field=key, keep_rejected=1_000, on_duplicate=on_duplicate
+    )
     load = Load(
         id=LoadId("abcdef012345"),
         subscription="host",
@@ -114,12 +143,13 @@ def a_case(folder: Path, content: bytes, name: str = "leads.csv", budget: int = 
         target=Target(lookup_field=key),
         budget=budget,
         rows=plan.rows,
-        rejected=plan.rejected_rows,
+        rejected=plan.rejected_rows + plan.superseded_rows,
         chunks=len(plan.chunks),
         on_doubt="resend",
         report_dir=str(folder / "report"),
         collected_dir=str(folder),
         created_at=1.0,
+        on_duplicate=on_duplicate,
     )
     case = Case(folder, load, plan)
     case.records = [

@@ -10,9 +10,15 @@ from typing import Any
 import pytest
 from report_case import Case, a_case
 
+from orchestrator.checks import CheckLine
+from orchestrator.config import load_config
 from orchestrator.core.model import Counts
 from orchestrator.errors import BooksDoNotBalance, SourceMissing
-from orchestrator.verification import verify
+from orchestrator.verification import verify as verify_named
+
+
+def verify(folder: Path, source: Path) -> list[CheckLine]:
+    return verify_named(folder, [str(source)], load_config(None, {}, {}))
 
 
 def a_report(folder: Path) -> Case:
@@ -152,7 +158,9 @@ def test_a_folder_that_holds_no_report_is_said_to(tmp_path: Path) -> None:
         (tmp_path / "report" / name).unlink()
         with pytest.raises(SourceMissing):
             verify(tmp_path / "report", case.source)
-    for content in ("[]", "{}", "{", '{"schema": 1}', '{"schema": 1, "totals": 3, "chunks": []}'):
+    told = json.loads((tmp_path / "report" / "report.json").read_text())
+    nan = json.dumps({**told, "settings": {**told["settings"], "chunk_bytes": float("nan")}})
+    for content in (nan, "[]", "{}", "{", '{"schema": 1}', '{"schema": 1, "totals": 3, "chunks": []}'):
         (tmp_path / "report" / "report.json").write_text(content)
         with pytest.raises(BooksDoNotBalance):
             verify(tmp_path / "report", case.source)
@@ -205,3 +213,24 @@ def test_books_of_other_formats_balance(tmp_path: Path, name: str) -> None:
     case.settle(1, failures="b@x|2,5|bad\n".replace("|", delimiter))
     case.write()
     assert all(ok for ok, _ in results(case))
+
+
+def test_a_row_under_a_chunk_that_it_was_not_sent_in_is_found_out(tmp_path: Path) -> None:
+    """Chunks of twins lie across all others: that a number is between the first and the last row says nothing."""
+    keys = [1, 2, 3, 1, 4, 2, 5, 3, 1, 6]
+    rows = [f"{key}@x,{number}\n" for number, key in enumerate(keys, 1)]
+    case = a_case(tmp_path, f"email,n\n{''.join(rows)}".encode(), budget=60, on_duplicate="together")
+    case.judge(dict.fromkeys(range(1, len(rows) + 1), ("failure", "bad")))
+    case.write()
+    assert all(ok for ok, _ in results(case))
+    assert {chunk.twins for chunk in case.plan.chunks} == {True, False}
+    (twins, *_), (single, *_) = (
+        [one.number for one in case.plan.chunks if one.twins is kind] for kind in (True, False)
+    )
+    told = case.read("report.jsonl")
+    for name in ("report.jsonl", "report.csv"):
+        swap(name, *(f'"chunk": {n},' if name == "report.jsonl" else f",{n},10" for n in (single, twins)))(
+            tmp_path / "report"
+        )
+    assert case.read("report.jsonl") != told
+    assert (False, 70) in results(case)

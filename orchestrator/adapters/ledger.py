@@ -63,7 +63,7 @@ from orchestrator.core.model import (
 from orchestrator.core.origins import origin_sha256
 from orchestrator.core.share import Wish
 from orchestrator.core.spans import Spans
-from orchestrator.errors import LedgerFailing, LedgerLocked, LedgerUnusable, OrchestratorError
+from orchestrator.errors import LedgerFailing, LedgerLocked, LedgerUnusable, Misconfigured, OrchestratorError
 
 CHECKED_BYTES_MAX = 8_000_000
 """A ledger up to this size (some 7,000 chunks) is checked page by page when it is opened: 30 MB a second or more. A
@@ -72,6 +72,8 @@ BUSY_TIMEOUT_S = 5.0
 """Other processes commit in milliseconds; longer than this means that one is stuck inside a transaction."""
 MANY_SPANS = 16
 """Of a chunk; it is not worth putting fewer off."""
+ROWS_AT_ONCE = 1_000
+"""Rejected rows that are read in one go."""
 PLACES_AT_ONCE = 1_000
 """Rows of a retry whose places stand in one row of the ledger."""
 
@@ -147,13 +149,15 @@ class Ledger:
     # --- loads ----------------------------------------------------------------------------------------
 
     def add_load(self, load: Load, plan: Plan, places: Iterable[Place | None] = ()) -> bool:
-        """A load and its whole plan, or neither; False when a load with this id is there already.
+        """A load and its whole plan, or neither; False when a load with this id is there already. Raises Misconfigured
+        when another load has taken its report's folder.
 
         places: of a retry, where each of its rows stands in the source of the first load, in order.
         """
         with self._transaction():
             if self._all("SELECT 1 FROM loads WHERE id = ?", load.id):
                 return False
+            self.check_report_dir(load.report_dir, load.id)
             origin, sha256 = _origin_columns(load.origin)
             self._db.execute(
                 f"INSERT INTO loads ({_LOAD}, list_id, origin_sha256) VALUES ({', '.join('?' * 28)})",
@@ -270,8 +274,11 @@ class Ledger:
     def move_source(
         self, load_id: LoadId, source: SourceFile, origin: Origin | None, report_dir: str, collected_dir: str
     ) -> None:
-        """The same content now stands elsewhere, or its report is wanted elsewhere. Collected files stay."""
+        """The same content now stands elsewhere, or its report is wanted elsewhere. Collected files stay. Raises
+        Misconfigured when another load has taken that folder."""
         with self._transaction():
+            if not self._all("SELECT 1 FROM loads WHERE id = ? AND report_dir = ?", load_id, report_dir):
+                self.check_report_dir(report_dir, load_id)
             self._db.execute(
                 "UPDATE loads SET source_path = ?, source_mtime_ns = ?, source_inode = ?, report_dir = ?, "
                 "collected_dir = ?, origin = ?, origin_sha256 = CASE WHEN retry IS NULL THEN ? END WHERE id = ?",
@@ -305,6 +312,14 @@ class Ledger:
     def reporting_to(self, folder: str) -> list[LoadId]:
         """The loads whose report is in this folder: at most one of this release's."""
         return [LoadId(row[0]) for row in self._all("SELECT id FROM loads WHERE report_dir = ? ORDER BY id", folder)]
+
+    def check_report_dir(self, folder: str, load_id: LoadId) -> None:
+        """Raises Misconfigured when another load's report is in this folder: it would be written over."""
+        if others := [other for other in self.reporting_to(folder) if other != load_id]:
+            raise Misconfigured(
+                f"report folder {folder}: it is that of load {others[0]}; nothing was sent",
+                remedy="Name another with --report-dir.",
+            )
 
     def collected_paths(self, load_id: LoadId) -> list[str]:
         """Failure and warning files of all its batches, wherever they were saved."""
@@ -540,7 +555,7 @@ class Ledger:
         return _chunk(row)
 
     def records(self, load_id: LoadId) -> Iterator[ChunkRecord]:
-        """Every chunk with its standing and its offers, in the order of the source, twins last; streamed."""
+        """Every chunk with its standing and its offers, in the order of the source, those of twins last; streamed."""
         numbers = [
             int(number)
             for (number,) in self._all(
@@ -584,14 +599,21 @@ class Ledger:
         )
         return Spent(int(rows), int(of_root) + int(of_parts), int(of_load))
 
-    def rejected_rows(self, load_id: LoadId) -> list[RejectedRow]:
-        return [
-            RejectedRow(*row)
-            for row in self._all(
-                "SELECT row, line, start, stop, reason FROM rejected_rows WHERE load_id = ? ORDER BY row",
+    def rejected_rows(self, load_id: LoadId) -> Iterator[RejectedRow]:
+        """In the order of the source; streamed, since every row that another supersedes is one of them."""
+        last = 0
+        while True:  # short reads: a long one would keep other loads from writing
+            rows = self._all(
+                "SELECT row, line, start, stop, reason FROM rejected_rows WHERE load_id = ? AND row > ? "
+                "ORDER BY row LIMIT ?",
                 load_id,
+                last,
+                ROWS_AT_ONCE,
             )
-        ]
+            yield from (RejectedRow(*row) for row in rows)
+            if len(rows) < ROWS_AT_ONCE:
+                return
+            last = int(rows[-1][0])
 
     def settled_counts(self, load_id: LoadId) -> tuple[int, int, int, int]:
         """Rows of chunks at rest, and of ended batches: rows, imported, failed, warned."""

@@ -1,4 +1,4 @@
-"""Who owns a load? A lock of the operating system, which dies with its process, however it dies.
+"""Who owns a load, and who writes its report? A lock of the operating system, which dies with its process.
 
 The file beside the ledger stays; only the lock on it counts. It holds the owner's process id, for messages.
 """
@@ -8,7 +8,8 @@ from __future__ import annotations
 import fcntl
 import os
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from orchestrator.core.model import LoadId
@@ -30,21 +31,14 @@ class Ownership:
 
 def take(ledger: Path, load_id: LoadId) -> Ownership | None:
     """Become the owner of a load; None when a living process owns it, or looks who does. Raises LedgerUnusable."""
-    folder = ledger.with_name(ledger.name + ".owners")
-    try:
-        folder.mkdir(mode=0o700, exist_ok=True)
-        descriptor = os.open(folder / load_id, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    except OSError as error:
-        raise LedgerUnusable(
-            f"{folder}: {error.strerror}",
-            remedy="The folder of the ledger must be one that can be written to: set state.ledger.",
-        ) from error
+    path = _path(ledger, load_id)
+    descriptor = _opened(path)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         os.close(descriptor)
         return None
-    if not _is_there(descriptor, folder / load_id):  # its load was removed at this very moment
+    if not _is_there(descriptor, path):  # its load was removed at this very moment
         os.close(descriptor)
         return take(ledger, load_id)
     with suppress(OSError):  # for people; it is owned without it, on a full disk
@@ -53,9 +47,43 @@ def take(ledger: Path, load_id: LoadId) -> Ownership | None:
     return Ownership(descriptor)
 
 
+@contextmanager
+def reporting(ledger: Path, load_id: LoadId) -> Iterator[None]:
+    """One report of a load is written (or removed) at a time: whoever else wants to waits. Raises LedgerUnusable.
+
+    What the ledger says of the load must be read inside, or an older report could be written over a newer one.
+    """
+    path = _path(ledger, f"{load_id}.report")
+    while True:
+        descriptor = _opened(path)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            if _is_there(descriptor, path):
+                yield
+                return
+        finally:
+            os.close(descriptor)
+
+
 def forget(ledger: Path, load_id: LoadId) -> None:
-    """Remove the lock's file of a load that is no more. Its owner alone may do that."""
-    (ledger.with_name(ledger.name + ".owners") / load_id).unlink(missing_ok=True)
+    """Remove the locks' files of a load that is no more. Whoever holds both alone may do that."""
+    for name in (load_id, f"{load_id}.report"):
+        _path(ledger, name).unlink(missing_ok=True)
+
+
+def _path(ledger: Path, name: str) -> Path:
+    return ledger.with_name(ledger.name + ".owners") / name
+
+
+def _opened(path: Path) -> int:
+    try:
+        path.parent.mkdir(mode=0o700, exist_ok=True)
+        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise LedgerUnusable(
+            f"{path.parent}: {error.strerror}",
+            remedy="The folder of the ledger must be one that can be written to: set state.ledger.",
+        ) from error
 
 
 def _is_there(descriptor: int, path: Path) -> bool:
@@ -78,7 +106,7 @@ def take_when_free(ledger: Path, load_id: LoadId) -> Ownership | None:
 
 def owner_of(ledger: Path, load_id: LoadId) -> int | None:
     """Process id of the living owner of a load; None when nobody owns it."""
-    path = ledger.with_name(ledger.name + ".owners") / load_id
+    path = _path(ledger, load_id)
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
     except OSError:  # nobody ever owned it, or we may not look

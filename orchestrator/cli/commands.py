@@ -91,7 +91,7 @@ def _dispatch(options: argparse.Namespace, output: Output) -> int:
             result = library.report(config, options.load)
             return _shown(options, output, result)
         case "verify":
-            return show_check(output, verification.verify(Path(options.report_dir), Path(options.source)))
+            return show_check(output, verification.verify(Path(options.report_dir), options.source, config))
         case "purge":
             return show_purged(output, library.purge(config, options.load, unfinished=options.unfinished))
         case "export":

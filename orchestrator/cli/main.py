@@ -204,7 +204,9 @@ def parser() -> argparse.ArgumentParser:
         description="Recompute the report in REPORT_DIR from its files and SOURCE, and say whether the books balance.",
     )
     verify.add_argument("report_dir", metavar="REPORT_DIR", help="folder of a report")
-    verify.add_argument("source", metavar="SOURCE", help="the file that was loaded")
+    verify.add_argument(
+        "source", metavar="SOURCE", nargs="+", help="the file that was loaded; all of them, if several were"
+    )
 
     purge = commands.add_parser(
         "purge",

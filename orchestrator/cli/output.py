@@ -321,9 +321,10 @@ def show_status(output: Output, statuses: list[LoadStatus], *, named: bool) -> N
         for sentence in _said(status):
             output.data(f"{status.load.id}: {sentence}")
     if named:
-        chunks: list[tuple[str, ...]] = [("CHUNK", "STATE", "ROWS", "BATCH", "IMPORTED", "FAILED", "WARNED", "WHY")]
+        head = ("CHUNK", "STATE", "ROWS", "BATCH", "IMPORTED", "FAILED", "SENT AGAIN", "WARNED", "WHY")
+        chunks: list[tuple[str, ...]] = [head]
         for record in statuses[0].records:
-            offer = record.standing.offer
+            offer, moved = record.standing.offer, record.standing.moved
             counts = offer.counts if offer else None
             chunks.append(
                 (
@@ -332,12 +333,13 @@ def show_status(output: Output, statuses: list[LoadStatus], *, named: bool) -> N
                     f"{record.chunk.rows:,}",
                     str(offer.batch_id) if offer and offer.batch_id else "",
                     f"{counts.imported:,}" if counts else "",
-                    f"{counts.failed:,}" if counts else "",
+                    f"{counts.failed - moved:,}" if counts else "",
+                    f"{moved:,}" if counts else "",
                     f"{counts.warned:,}" if counts else "",
                     record.standing.why,
                 )
             )
-        output.data("\n" + table(chunks, right=(0, 2, 3, 4, 5, 6)))
+        output.data("\n" + table(chunks, right=(0, 2, 3, 4, 5, 6, 7)))
 
 
 def _said(status: LoadStatus) -> Iterator[str]:

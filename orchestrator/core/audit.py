@@ -82,8 +82,7 @@ class Listed:
         self._reasons: Counter[tuple[str, str]] = Counter()
         self._kinds: Counter[str] = Counter()
         self._chunks = {chunk["chunk"]: (chunk["first_row"], chunk["last_row"]) for chunk in report["chunks"]}
-        self._twins = {chunk["chunk"] for chunk in report["chunks"] if chunk["twins"]}
-        self._last: dict[tuple[str, int], int] = {}
+        self._last = 0, ""
         self._faults: list[str] = []
 
     def add(self, row: Mapping[str, Any]) -> None:
@@ -97,11 +96,9 @@ class Listed:
             first, last = self._chunks.get(row["chunk"], (0, 0))
             if not first <= number <= last:
                 self._fault(f"row {number} is listed under chunk {row['chunk']}, which does not have it")
-        # Chunks of twins lie across the others: each is in order by itself.
-        order = kind, row["chunk"] if row["chunk"] in self._twins else 0
-        if self._last.get(order, 0) >= number:
+        if (number, kind) <= self._last:
             self._fault(f"row {number} is listed twice as {kind}, or out of order")
-        self._last[order] = number
+        self._last = number, kind
 
     def faults(self) -> Iterable[str]:
         """What does not agree, when all rows have come by."""

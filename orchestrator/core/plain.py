@@ -124,7 +124,8 @@ def _lines(content: bytes, start: int, stop: int) -> list[str]:
     while start < stop:
         end = content.rfind(b"\n", start, start + PIECE_BYTES) + 1 or content.find(b"\n", start) + 1 or stop
         end = min(end, stop)
-        lines += content[start:end].decode().replace("\r\n", "\n").split("\n")
+        piece = content[start:end].decode()
+        lines += (piece.replace("\r\n", "\n") if "\r" in piece else piece).split("\n")
         if not lines[-1]:
             lines.pop()
         start = end
@@ -154,7 +155,9 @@ def _text_of(cells: Sequence[str], delimiter: str) -> str:
 
 def match(content: bytes, sent: SentTexts, header: Sequence[str], key: str | None, format: Format) -> Matched | None:
     """The rows of a result file's records; None where `locate` must look at the whole file."""
-    text = content.decode("utf-8-sig", errors="replace").replace("\r\n", "\n")
+    text = content.decode("utf-8-sig", errors="replace")
+    if "\r" in text:
+        text = text.replace("\r\n", "\n")
     lines = text.split("\n")
     if "\r" in text or _NUL in text or not lines[0]:
         return None

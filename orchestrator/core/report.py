@@ -55,6 +55,8 @@ class ReportRow:
     attempt: int | None
     cells: tuple[str, ...]
     sent: SentRow | None = None
+    content: bytes | None = None
+    """Its bytes as they stand in the source, where they are not those of `sent` in the chunk that was read last."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,18 +75,20 @@ class PlainRun:
     def last_row(self) -> int:
         return self.sent.rows[self.hits[-1][0]]
 
-    def split(self, row: int) -> tuple[PlainRun, PlainRun]:
-        """The rows before a row of the source, and the others."""
-        return self._cut(bisect_left(self.hits, row, key=lambda hit: self.sent.rows[hit[0]]))
+    def woven(self, others: Iterable[ReportRow]) -> Iterator[PlainRun | ReportRow]:
+        """These rows with others between them, which have a place and come in order."""
+        at = 0
+        for other in others:
+            stop = bisect_left(self.hits, (other.source_row, other.kind), at, key=self._order)
+            if at < stop:
+                yield PlainRun(self.record, self.sent, self.hits[at:stop])
+            yield other
+            at = stop
+        if at < len(self.hits):
+            yield PlainRun(self.record, self.sent, self.hits[at:]) if at else self
 
-    def split_at(self, placed: ReportRow) -> tuple[PlainRun, PlainRun]:
-        """What comes before a row of the report, and what comes after it."""
-        assert placed.source_row is not None
-        position = bisect_left(self.sent.rows, placed.source_row)
-        return self._cut(bisect_left(self.hits, (position, placed.kind), key=lambda hit: hit[:2]))
-
-    def _cut(self, at: int) -> tuple[PlainRun, PlainRun]:
-        return replace(self, hits=self.hits[:at]), replace(self, hits=self.hits[at:])
+    def _order(self, hit: tuple[int, Kind, str]) -> tuple[int, Kind]:
+        return self.sent.rows[hit[0]], hit[1]
 
 
 def account(record: ChunkRecord) -> Account:
@@ -216,18 +220,9 @@ def entries_of_chunk(
                 if not place.continues
             ]
     hits.sort()
-    run = PlainRun(record, texts, hits)
-    for other in sorted(others, key=_order):
-        if other.source_row is not None:
-            before, run = run.split_at(other)
-            if before.hits:
-                yield before
-        elif run.hits:
-            yield run
-            run = replace(run, hits=[])
-        yield other
-    if run.hits:
-        yield run
+    others.sort(key=_order)
+    yield from PlainRun(record, texts, hits).woven(other for other in others if other.source_row is not None)
+    yield from (other for other in others if other.source_row is None)
 
 
 def rows_of_chunk(
@@ -287,7 +282,10 @@ def _located(
 
 def without_tag(row: ReportRow) -> ReportRow:
     """A row of the report as people know it: without the number that it was sent with."""
-    return replace(row, cells=row.cells[1:], sent=untagged(row.sent) if row.sent is not None else None)
+    if row.sent is None:
+        return replace(row, cells=row.cells[1:])
+    content = row.content and row.content[len(row.sent.cells[0]) + 1 :]
+    return replace(row, cells=row.cells[1:], sent=untagged(row.sent), content=content)
 
 
 def _of_echo(

@@ -48,7 +48,7 @@ from orchestrator.core.model import (
     Target,
 )
 from orchestrator.core.report import Account, account
-from orchestrator.errors import IllegalTransition, LedgerLocked, LedgerUnusable
+from orchestrator.errors import IllegalTransition, LedgerLocked, LedgerUnusable, Misconfigured
 
 
 def a_plan(chunks: int, rejected: tuple[RejectedRow, ...] = ()) -> Plan:
@@ -80,7 +80,7 @@ def a_load(plan: Plan, load_id: str = "aaaaaaaaaaaa", list_id: int | None = None
         rejected=plan.rejected_rows,
         chunks=len(plan.chunks),
         on_doubt="resend",
-        report_dir="/reports/a",
+        report_dir=f"/reports/{load_id}",
         collected_dir="/reports/a/batches",
         created_at=1.0,
     )
@@ -189,8 +189,22 @@ def test_a_load_comes_back_as_it_was_written(tmp_path: Path) -> None:
     with Ledger(path) as ledger:
         assert ledger.load("aaaa") == load
         assert ledger.chunk(load.id, ChunkNumber(2)) == plan.chunks[1]
-        assert ledger.rejected_rows(load.id) == list(plan.rejected)
+        assert list(ledger.rejected_rows(load.id)) == list(plan.rejected)
         assert [record.chunk for record in ledger.records(load.id)] == list(plan.chunks)
+
+
+def test_a_report_folder_is_given_to_one_load(tmp_path: Path) -> None:
+    """What another process added since it was looked for counts."""
+    plan = a_plan(1)
+    one, two = a_load(plan, "a" * 12), a_load(plan, "b" * 12)
+    with Ledger(tmp_path / "ledger.db") as ledger:
+        assert ledger.add_load(one, plan)
+        with pytest.raises(Misconfigured, match=f"it is that of load {one.id}"):
+            ledger.add_load(replace(two, report_dir=one.report_dir), plan)
+        assert ledger.add_load(two, plan), "nothing was kept of it"
+        with pytest.raises(Misconfigured):
+            ledger.move_source(two.id, two.source, None, one.report_dir, one.collected_dir)
+        ledger.move_source(one.id, one.source, None, one.report_dir, one.collected_dir)
 
 
 def test_a_retry_knows_where_its_rows_stood_in_the_first_source(tmp_path: Path) -> None:

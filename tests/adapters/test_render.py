@@ -22,11 +22,15 @@ from unittest.mock import patch
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from report_case import a_case
+from report_case import Case, a_case
 
+from orchestrator.adapters.render import aside
+from orchestrator.adapters.render.page import ticks_of
 from orchestrator.adapters.render.tables import COLUMNS, FORMULA_STARTS, harmless, head_of_table
+from orchestrator.config import load_config
 from orchestrator.core import report
 from orchestrator.core.model import BatchId, ChunkRecord, Counts, LoadId, Offer, State
+from orchestrator.verification import verify
 
 NAMES = {"report.csv", "report.jsonl", "report.json", "report.html", "retry.csv"}
 
@@ -96,6 +100,21 @@ def test_a_name_that_was_told_apart_does_not_meet_one_that_was_there(tmp_path: P
 
 
 HOSTILE = ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1", '=cmd|"/c calc"!A1', "plain", "", "'", "a=1", "é😀", "a\nb"]
+HOSTILE += [
+    "x;=1",
+    "x\t=1",
+    'x;"=1',
+    "x\n=1",
+    "x,\r@y",
+    'x; ""-1',
+    "\uff1d1",
+    "x;\uff0b1",
+    " =1",
+    "a - b",
+    "x;;=1",
+    '"=1',
+    "\n=1",
+]
 
 
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -112,7 +131,10 @@ def test_no_cell_of_the_table_runs_and_none_of_the_lines_is_altered(tmp_path: Pa
     case.settle(1, failures=echo.getvalue(), counts=Counts(0, len(rows), 0))
     case.write()
     table, lines = case.table(), case.lines()
-    assert not [cell for record in table for cell in record if cell.startswith(FORMULA_STARTS)]
+    assert not [cell for record in table for cell in record if cell.startswith((*FORMULA_STARTS, *"\t\r\n\0"))]
+    text = case.read("report.csv").decode()
+    for separated in (r"[,\r\n]", r"[;\r\n]", r"[\t\r\n]", r"[,;\t\r\n]"):  # in other countries, quotes or not
+        assert not [cell for cell in re.split(separated, text) if cell.lstrip(' "').startswith(tuple(FORMULA_STARTS))]
     assert table[0] == [*COLUMNS, "email", "'=n", "'@evil"]
     assert [record[len(COLUMNS) :] for record in table[1:]] == [[harmless(cell) for cell in row] for row in records]
     assert [line["row"] for line in lines] == [dict(zip(header, record, strict=True)) for record in records]
@@ -120,7 +142,25 @@ def test_no_cell_of_the_table_runs_and_none_of_the_lines_is_altered(tmp_path: Pa
     assert list(csv.reader(io.StringIO(case.read("retry.csv").decode(), newline=""))) == [header, *records]
 
 
-VALUES = ["", "a", "b", "=1", "+1", "a,b", "a;b", "a\tb", "\tc"]
+VALUES = [
+    "",
+    "a",
+    "b",
+    "=1",
+    "+1",
+    "a,b",
+    "a;b",
+    "a\tb",
+    "\tc",
+    "a;=1",
+    "a; -1",
+    " =1",
+    " ",
+    "\uff1d1",
+    "a\t@1",
+    '"=1',
+    "a -1",
+]
 VALUES += ["back\\slash", 'say "a"', "two\nlines", "é😀", "\x07bell", "%s"]
 
 
@@ -189,6 +229,66 @@ def test_rejected_rows_stand_where_they_stand_in_the_source(tmp_path: Path) -> N
     found = [(record[0], int(record[2]), int(record[3])) for record in case.table()[1:]]
     assert found == [("rejected" if row in (1, 4, 7, 12) else "failure", row, row + 1) for row in range(1, 13)]
     assert b"4@x" not in case.read("retry.csv")
+
+
+def test_making_a_cell_harmless_takes_no_longer_than_reading_it() -> None:
+    """A megabyte of separators and signs is typed in by a stranger, too."""
+    for cell in (";=" * 500_000, ";" * 1_000_000, '"' * 999_999 + "=", " " * 999_999 + "x", ";" + "= " * 500_000):
+        assert harmless(cell).replace("'", "") == cell
+    assert harmless("a - b, Tel +49") == "a - b, Tel +49"
+    assert harmless("a,-5; =x") == "a,'-5; '=x"
+
+
+def in_source_order(case: Case, numbers: Sequence[int]) -> None:
+    """Every table lists these rows in this order, and what is tried again are their bytes."""
+    assert [line["source_row"] for line in case.lines()] == numbers
+    assert [record[2] for record in case.table()[1:]] == list(map(str, numbers))
+    failed = [line["source_row"] for line in case.lines() if line["kind"] == "failure"]
+    rows = case.source.read_bytes().splitlines(keepends=True)
+    assert case.read("retry.csv") == rows[0] + b"".join(rows[number] for number in failed)
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    keys=st.lists(st.sampled_from("abcdefghij"), min_size=2, max_size=40),
+    budget=st.sampled_from([80, 100, 200, 2_000]),
+    on_duplicate=st.sampled_from(["together", "last"]),
+    alike=st.booleans(),
+    data=st.data(),
+)
+def test_rows_that_share_keys_stand_where_they_stand_in_the_source(
+    tmp_path: Path,
+    keys: list[str],
+    budget: int,
+    on_duplicate: Literal["together", "last"],
+    alike: bool,
+    data: st.DataObject,
+) -> None:
+    """They are sent in chunks that lie across all others; whoever goes through the source goes through it once."""
+    rows = [f"{key}@x,{0 if alike else number}\n" for number, key in enumerate(keys, 1)]
+    for number in data.draw(st.sets(st.integers(1, len(rows)))):
+        if number % 5 == 0:
+            rows[number - 1] = f"{keys[number - 1]}@x\n"
+    case = a_case(tmp_path, f"email,n\n{''.join(rows)}".encode(), budget=budget, on_duplicate=on_duplicate)
+    sent = set(range(1, len(rows) + 1)) - {row.row for row in (*case.plan.rejected, *case.plan.superseded)}
+    judgements: dict[int, tuple[report.Kind, str]] = {}
+    for number in sorted(sent):
+        kind: report.Kind | None = data.draw(st.sampled_from(["failure", "warning", None]))
+        if kind is not None:
+            judgements[number] = kind, f"{kind} of {number % 3}"
+    case.judge(judgements)
+    with patch.object(aside, "_ROWS_AT_ONCE", data.draw(st.sampled_from([1, 2_048]))):
+        case.write()
+    lines = case.lines()
+    found = {line["source_row"]: line for line in lines if line["source_row"] is not None}
+    if not alike:
+        in_source_order(case, sorted({*judgements, *range(1, len(rows) + 1)} - (sent - judgements.keys())))
+        assert {row: (found[row]["kind"], found[row]["reason"]) for row in judgements} == judgements
+        assert all(list(line["row"].values()) == rows[row - 1].strip().split(",") for row, line in found.items())
+    assert list(found) == sorted(found)
+    assert len([line for line in lines if line["kind"] != "rejected"]) == len(judgements)
+    assert all(line.ok for line in verify(tmp_path / "report", [str(case.source)], load_config(None, {}, {})))
+    assert not [path for path in (tmp_path / "report").iterdir() if path.name not in NAMES]
 
 
 def test_every_record_of_the_table_has_all_columns(tmp_path: Path) -> None:
@@ -527,6 +627,21 @@ def test_hostile_text_is_shown_and_not_obeyed(tmp_path: Path) -> None:
     assert page.links == {"#main", *(NAMES - {"report.html"})}
     assert EVIL in page.text
     assert "<b>leads.csv" in page.text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "axis"),
+    [
+        (0.06, ["0", "0.015 s", "0.030 s", "0.045 s", "0.060 s"]),
+        (0.5, ["0", "0.12 s", "0.25 s", "0.38 s", "0.50 s"]),
+        (2.0, ["0", "0.5 s", "1.0 s", "1.5 s", "2.0 s"]),
+        (8.0, ["0", "2 s", "4 s", "6 s", "8 s"]),
+        (7200.0, ["0", "30 min", "1 h", "1 h 30 min", "2 h"]),
+    ],
+)
+def test_an_axis_of_time_tells_its_quarters_apart(seconds: float, axis: list[str]) -> None:
+    """A load that was over in half a second had an axis of zeros."""
+    assert ticks_of(seconds) == axis
 
 
 def test_the_page_asks_for_nothing_from_outside(tmp_path: Path) -> None:

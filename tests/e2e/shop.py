@@ -110,7 +110,7 @@ class Report:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.json: dict[str, Any] = json.loads((folder / "report.json").read_text(encoding="utf-8"))
-        lines = (folder / "report.jsonl").read_text(encoding="utf-8").splitlines()
+        lines = (folder / "report.jsonl").read_bytes().splitlines()  # of text it would also cut at U+2028
         self.rows: list[dict[str, Any]] = [json.loads(line) for line in lines]
 
     def judged(self) -> list[tuple[str, int, str]]:

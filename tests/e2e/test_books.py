@@ -6,11 +6,21 @@ import gzip
 import json
 import re
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from e2e.shop import quick, shop
 
+from orchestrator.adapters import locks
 from orchestrator.simulator.leads import write_leads
+
+
+def until(is_so: Callable[[], bool], patience_s: float = 60.0) -> None:
+    for _ in range(int(patience_s / 0.05)):
+        if is_so():
+            return
+        time.sleep(0.05)
+    raise AssertionError("it did not come to that")
 
 
 def test_a_load_is_verified_and_then_forgotten(tmp_path: Path) -> None:
@@ -55,6 +65,44 @@ def test_a_report_folder_is_that_of_one_load(tmp_path: Path) -> None:
         assert (tmp_path / "desk" / "report.jsonl").read_bytes() == first
         assert market.run("purge", one).code == 0
         assert market.run("load", "two.csv", "--report-dir", "desk").code == 0, "it is free again"
+
+
+def test_two_loads_that_begin_at_one_moment_do_not_share_a_report_folder(tmp_path: Path) -> None:
+    """Both would look and find it free: what was read first is not what holds when the load is written down."""
+    for name, first in (("one.csv", 1), ("two.csv", 5_000)):
+        write_leads(tmp_path / name, 3_000, first=first, bad_share=0.0)
+    with shop(tmp_path, quick()) as market:
+        loads = [market.start("load", name, "--report-dir", "desk") for name in ("one.csv", "two.csv")]
+        ended = [(load.communicate(timeout=120.0)[1], load.returncode) for load in loads]
+        assert sorted(code for _, code in ended) == [0, 78], ended
+        (refused,) = [err for err, code in ended if code == 78]
+        assert f"report folder {tmp_path / 'desk'}: it is that of load" in refused
+
+
+def test_a_report_that_is_asked_for_while_its_load_ends_is_that_of_its_end(tmp_path: Path) -> None:
+    """Written from what was known before, it would be put over the last one."""
+    write_leads(tmp_path / "leads.csv", 400, bad_share=0.05)
+    with shop(tmp_path, quick()) as market:
+        number = market.run("plan", "leads.csv", "--json").summary["load_id"]
+        (tmp_path / ".orchestrator").mkdir(exist_ok=True)
+
+        def chunks() -> dict[str, int]:
+            return dict(json.loads(market.run("status", "--json").out.splitlines()[0]).get("chunks", {}))
+
+        with locks.reporting(tmp_path / ".orchestrator" / "ledger.db", number):
+            load = market.start("load", "leads.csv", "--no-progress")
+            until(lambda: len(market.simulator.model.jobs) > 0)
+            asked = [market.start("report", number) for _ in range(2)]
+            until(lambda: chunks().keys() == {"settled"})
+            assert load.poll() is None, "it waits with its report"
+            assert not (tmp_path / "reports" / number / "report.json").exists()
+        load.communicate(timeout=60.0)
+        assert load.returncode == 3
+        for one in asked:
+            one.communicate(timeout=60.0)
+        report = market.report()
+        assert (report.json["stopped"], report.json["exit_code"]) == ("", 3)
+        assert not list(report.folder.glob(".*")), "nor is half a file left"
 
 
 def test_a_report_stays_when_what_its_rows_are_found_from_is_gone(tmp_path: Path) -> None:
@@ -147,6 +195,26 @@ def test_a_packed_source_is_known_again_by_its_own_bytes(tmp_path: Path) -> None
     with shop(tmp_path, quick()) as market:
         assert market.run("load", "leads.csv.gz", "--no-progress").code == 3
         folder = str(market.report().folder)
-        assert market.run("verify", folder, "leads.csv.gz").code == 0
+        verified = market.run("verify", folder, "leads.csv.gz")
+        assert verified.code == 0, verified
+        assert "each stands at its place in the source" in verified.out
         (tmp_path / "leads.csv.gz").write_bytes(gzip.compress(b"email\na@x\n"))
         assert market.run("verify", folder, "leads.csv.gz").code == 65
+
+
+def test_several_sources_are_verified_together(tmp_path: Path) -> None:
+    """The report names the file of each row, and its line there."""
+    write_leads(tmp_path / "one.csv", 200, bad_share=0.1)
+    write_leads(tmp_path / "two.csv", 200, bad_share=0.1, first=500)
+    with shop(tmp_path, quick()) as market:
+        assert market.run("load", "one.csv", "two.csv", "--no-progress").code == 3
+        folder = market.report().folder
+        verified = market.run("verify", str(folder), "one.csv", "two.csv")
+        assert verified.code == 0, verified
+        assert "each stands at its place in the source" in verified.out
+        one = market.run("verify", str(folder), "two.csv")
+        assert (one.code, "unless all of them are named" in one.out) == (0, True), one
+        lines = folder / "report.jsonl"
+        told = lines.read_bytes()
+        lines.write_bytes(told.replace(b'"source_file": "two.csv"', b'"source_file": "one.csv"', 1))
+        assert market.run("verify", str(folder), "one.csv", "two.csv").code == 70

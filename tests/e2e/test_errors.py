@@ -201,7 +201,7 @@ def test_a_load_that_was_mistyped_is_2_and_said_to_be_none_or_several(tmp_path: 
     (tmp_path / ".orchestrator").mkdir()
     with Ledger(tmp_path / ".orchestrator" / "ledger.db") as ledger:
         for name in ("aa1", "aa2", "aa3", "aa4", "ab1"):
-            ledger.add_load(replace(case.load, id=LoadId(name)), case.plan)
+            ledger.add_load(replace(case.load, id=LoadId(name), report_dir=name), case.plan)
     with shop(tmp_path) as market:
         for command in (["status"], ["report"], ["purge"], ["retry", "--dry-run"], ["resume"]):
             none = market.run(*command, "zz")

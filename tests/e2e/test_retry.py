@@ -319,6 +319,11 @@ def test_rows_that_fail_by_accident_go_again_at_the_end_of_their_load(tmp_path: 
         assert verified.code == 0, verified
         status = market.run("status", "--json")
         assert json.loads(status.out.splitlines()[0])["totals"] == done.summary["totals"]
+        told = market.run("status", done.summary["load_id"]).out.split("CHUNK")[1].splitlines()
+        cells = [re.split(r" {2,}", line.strip()) for line in told[1:]]
+        assert sum(int(line[5].replace(",", "")) for line in cells) == failed, "each failed row is counted once"
+        again = [chunk["sent_again"] for chunk in report.json["chunks"] if chunk["sent_again"]]
+        assert [int(line[6]) for line in cells if line[6] != "0"] == again
 
 
 @pytest.mark.parametrize(

@@ -63,7 +63,14 @@ def test_equal_rows_that_are_echoed_in_pieces_are_named_each(tmp_path: Path) -> 
         again = Path(retried.summary["report_dir"])
         told = [json.loads(line) for line in (again / "report.jsonl").read_text().splitlines()]
         assert {row["source_row"] for row in told if row["source_row"] is not None} <= set(failing)
-        assert market.run("verify", str(report.folder), "leads.csv").code == 0
+        verified = market.run("verify", str(report.folder), "leads.csv")
+        assert verified.code == 0, verified
+        assert "each stands at its place in the source" in verified.out
+        assert list((tmp_path / ".orchestrator").rglob("*.spool/*")) == [], "no lead stays at rest"
+        lines = report.folder / "report.jsonl"
+        lines.write_bytes(lines.read_bytes().replace(b'"firstName": "Ann"', b'"firstName": "Bob"', 1))
+        cooked = market.run("verify", str(report.folder), "leads.csv")
+        assert cooked.code == 70, cooked
 
 
 @pytest.mark.parametrize("accepted", [2, 8])

@@ -89,3 +89,44 @@ def test_only_the_last_row_of_a_key_is_sent_when_that_is_wanted(tmp_path: Path) 
     assert all(row["row"]["company"] == rows[row["source_row"] - 1][2] for row in told)
     totals = json.loads((report / "report.json").read_text(encoding="utf-8"))["totals"]
     assert (totals["rejected"], totals["imported"]) == (len(superseded), len(rows) - len(superseded))
+
+
+def write_judged(path: Path, rows: int, rng: Random) -> None:
+    """Leads of few keys and of many, some equal to each other, a few of which fail or are warned of in both."""
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\r\n")
+        writer.writerow(["email", "leadScore", "company"])
+        for number in range(1, rows + 1):
+            email = f"lead{rng.choice([number, rng.randint(1, 30), rng.randint(1, rows)])}@example.com"
+            company = rng.choice(["Acme", f"Acme {number}, Inc", f"=Acme\n{number}"])
+            writer.writerow([email, rng.choice(["7", "7", "1.5", "many"]), company])
+
+
+def test_rows_that_fail_in_both_kinds_of_chunks_stand_in_one_order(tmp_path: Path) -> None:
+    """Whoever goes through the source with the report beside it goes through both once."""
+    source = tmp_path / "leads.csv"
+    write_judged(source, 3_000, Random(11))
+    rows = rows_of(source)
+    bad = [number for number, row in enumerate(rows) if number and row[1] != "7"]
+    with shop(tmp_path, quick(order="shuffled", failing_jobs=frozenset({2, 5}))) as market:
+        assert market.run("load", "leads.csv").code == 3
+        report = market.report()
+        chunks = {chunk["chunk"] for chunk in report.json["chunks"] if chunk["twins"]}
+        exact = [row for row in report.rows if row["source_row"] is not None]
+        assert {True, False} == {row["chunk"] in chunks for row in exact}
+        assert [row["source_row"] for row in exact] == bad, "equal rows all fail, so each has its place"
+        assert report.rows == exact
+        assert all(list(row["row"].values()) == rows[row["source_row"]] for row in exact)
+        assert [int(record[2]) for record in rows_of(report.folder / "report.csv")[1:]] == bad
+        assert rows_of(report.folder / "retry.csv") == [rows[0], *(rows[number] for number in bad)]
+        before = (report.folder / "report.jsonl").read_bytes()
+        assert market.run("report", report.folder.name).code == 3
+        assert (report.folder / "report.jsonl").read_bytes() == before
+        verified = market.run("verify", str(report.folder), "leads.csv")
+        assert verified.code == 0, verified
+        retried = market.run("retry", report.folder.name, "--fix", "map:leadScore=scores.csv", "--json")
+        assert retried.code == 66, "the map is not there yet"
+        (tmp_path / "scores.csv").write_text("1.5,1\nmany,99\n", encoding="utf-8")
+        retried = market.run("retry", report.folder.name, "--fix", "map:leadScore=scores.csv", "--json")
+        assert retried.code == 0, retried
+        assert retried.summary["totals"]["imported"] == len(bad)

@@ -13,7 +13,7 @@ from random import Random
 import pytest
 
 from orchestrator.adapters.marketo import _envelope, _parse
-from orchestrator.adapters.render.tables import harmless
+from orchestrator.adapters.render.tables import FORMULA_STARTS, harmless
 from orchestrator.config import load_config
 from orchestrator.core.answers import batch_id_of, status_of
 from orchestrator.core.locate import SentRow, locate, read_echoes
@@ -157,6 +157,6 @@ def test_no_text_breaks_a_line_or_runs_in_a_spreadsheet(record_property: Record)
     for _ in range(inputs):
         text = "".join(rng.choices(alphabet, k=rng.randint(0, 12)))
         assert plain(text).isprintable()
-        assert not harmless(text).startswith(("=", "+", "-", "@", "\t", "\r", "\0"))
-        assert harmless(text).endswith(text)
+        assert not harmless(text).startswith((*FORMULA_STARTS, "\t", "\r", "\n", "\0"))
+        assert harmless(text).replace("'", "") == text.replace("'", "")
     record_property("fuzz inputs", inputs)

@@ -1,8 +1,9 @@
 """How is a report written? Five files in one private folder, each complete or not there.
 
-Streams: at most one chunk of the source and its result files are in memory. `report.csv` is for people and their
-spreadsheets (a cell that would run as a formula is made harmless); `report.jsonl` holds the same rows exactly;
-`retry.csv` holds the failed rows byte for byte as the source had them, ready to be loaded again.
+Streams: at most one chunk of the source and its result files are in memory; rows of chunks that lie across others are
+put in order by `aside`. `report.csv` is for people and their spreadsheets (a cell that would run as a formula is made
+harmless); `report.jsonl` holds the same rows exactly; `retry.csv` holds the failed rows byte for byte as the source had
+them, ready to be loaded again.
 
 Blocking: call it in a worker thread. Which row stands where is decided by `core.report` and `core.locate`.
 """
@@ -14,9 +15,11 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
+from heapq import merge
 from itertools import islice
+from math import inf
 from pathlib import Path
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
 from orchestrator.adapters.render.page import ROWS, write_page
 from orchestrator.adapters.render.source import COLLECTED_GONE, SourceBytes
@@ -28,6 +31,9 @@ from orchestrator.core.origins import called, place
 from orchestrator.core.reasons import ReasonCount, Reasons, by_column
 from orchestrator.core.report import Kind, PlainRun, ReportRow, entries_of_chunk, totals, without_tag
 from orchestrator.core.tags import is_tagged
+
+if TYPE_CHECKING:
+    from orchestrator.adapters.render.aside import Aside
 
 NOT_IN_RETRY = "failed rows could not be found in the source and are not in retry.csv"
 """A note, after how many they are."""
@@ -114,7 +120,7 @@ def write_report(
         )
         tables = Tables(load, source, table, lines, retry.buffer)
         in_runs = load.origin is None and place_of is None
-        for entry in _entries(load, records, list(rejected), source):
+        for entry in _entries(load, records, rejected, source, folder):
             if isinstance(entry, PlainRun) and in_runs:
                 tally.add_run(entry, tables.write_run(entry))
                 continue
@@ -184,16 +190,18 @@ def read_rows(
     records: Callable[[], Iterable[ChunkRecord]],
     rejected: Iterable[RejectedRow],
     place_of: PlaceOf | None,
+    folder: Path,
     notes: list[str],
 ) -> Iterator[tuple[ReportRow, bytes]]:
     """The rows that the report of a load lists, each with its bytes as they stand in the source (none without a place).
 
-    notes: gets what keeps the source from being read.
+    folder: for rows that do not fit in memory, in files without a name. notes: gets what keeps the source from being
+    read.
     """
     source = SourceBytes(load)
-    for entry in _entries(load, records, list(rejected), source):
+    for entry in _entries(load, records, rejected, source, folder):
         for row in _each(entry):
-            yield _placed(row, place_of), ended(source.bytes_of(row.sent)) if row.sent is not None else b""
+            yield _placed(row, place_of), ended(source.bytes_of(row)) if row.sent is not None else b""
     notes += source.notes
 
 
@@ -225,60 +233,97 @@ def _each(entry: ReportRow | PlainRun) -> Iterator[ReportRow]:
 
 
 def _entries(
-    load: Load, records: Callable[[], Iterable[ChunkRecord]], rejected: list[RejectedRow], source: SourceBytes
+    load: Load,
+    records: Callable[[], Iterable[ChunkRecord]],
+    rejected: Iterable[RejectedRow],
+    source: SourceBytes,
+    folder: Path,
 ) -> Iterator[ReportRow | PlainRun]:
     """All rows of the report in the order of the source, as people know them."""
-    entries = _entries_as_sent(load, records, rejected, source)
+    entries = _entries_as_sent(load, records, rejected, source, folder)
     if not is_tagged(load.header.fields):
         return entries
     return (without_tag(row) for entry in entries for row in _each(entry))
 
 
 def _entries_as_sent(
-    load: Load, records: Callable[[], Iterable[ChunkRecord]], rejected: list[RejectedRow], source: SourceBytes
+    load: Load,
+    records: Callable[[], Iterable[ChunkRecord]],
+    rejected: Iterable[RejectedRow],
+    source: SourceBytes,
+    folder: Path,
 ) -> Iterator[ReportRow | PlainRun]:
-    """All rows of the report in the order of the source; rejected rows where they fall.
+    """All rows of the report in the order of the source, those of which no place is known behind those of their chunk.
 
-    Rows that went again are told of once, where they failed first, as what they came to.
+    Rejected rows and those of chunks of twins stand where they fall. Rows that went again are told of once, where they
+    failed first, as what they came to.
     """
-    rejected.sort(key=lambda row: row.row, reverse=True)
-    later = _later(load, records(), source)
-
-    def due(before: int) -> Iterator[RejectedRow]:
-        while rejected and rejected[-1].row < before:
-            yield rejected.pop()
-
-    for record in records():
-        if record.chunk.again:
-            continue
-        for row in due(record.chunk.first_row):
-            yield _rejected_row(row, source)
-        for entry in _entries_of(load, record, source):
-            if isinstance(entry, PlainRun) and not later.knows(entry):
-                for row in due(entry.last_row):
-                    before, entry = entry.split(row.row)
-                    yield before
-                    yield _rejected_row(row, source)
-                yield entry
+    with ExitStack() as files:
+        later, twins = _out_of_order(load, records(), source, folder, files)
+        between = _Between(merge((_rejected_row(row, source) for row in rejected), twins, key=_number))
+        for record in records():
+            if record.chunk.again or record.chunk.twins:
                 continue
-            for failed in _each(entry):
-                for told in later.instead_of(failed):
-                    if told.source_row is not None:
-                        for row in due(told.source_row):
-                            yield _rejected_row(row, source)
-                    yield told
-    while rejected:
-        yield _rejected_row(rejected.pop(), source)
-    yield from later.unplaced
+            for entry in _entries_of(load, record, source):
+                if isinstance(entry, PlainRun) and not later.knows(entry):
+                    yield from entry.woven(between.before(entry.last_row))
+                    continue
+                for failed in _each(entry):
+                    for told in later.instead_of(failed):
+                        if told.source_row is not None:
+                            yield from between.before(told.source_row)
+                        yield told
+        yield from between.before(inf)
+        yield from later.unplaced
+        yield from between.rest()
 
 
-def _later(load: Load, records: Iterable[ChunkRecord], source: SourceBytes) -> Later:
-    """What became of rows that went again: they are few."""
+class _Between:
+    """Rows that stand between those of the chunks, in their order; those without a place last."""
+
+    def __init__(self, rows: Iterator[ReportRow]) -> None:
+        self._rows, self._next = rows, next(rows, None)
+
+    def before(self, number: float) -> Iterator[ReportRow]:
+        """Those up to a row of the source that have not come yet."""
+        while self._next is not None and _number(self._next) < number:
+            yield from self._one()
+
+    def rest(self) -> Iterator[ReportRow]:
+        while self._next is not None:
+            yield from self._one()
+
+    def _one(self) -> Iterator[ReportRow]:
+        assert self._next is not None
+        row, self._next = self._next, None
+        yield row
+        self._next = next(self._rows, None)
+
+
+def _number(row: ReportRow) -> float:
+    return inf if row.source_row is None else row.source_row
+
+
+def _out_of_order(
+    load: Load, records: Iterable[ChunkRecord], source: SourceBytes, folder: Path, files: ExitStack
+) -> tuple[Later, Iterator[ReportRow]]:
+    """What became of rows that went again (they are few), and rows of chunks of twins in the order of the source."""
+    last: list[ChunkRecord] = []
+    twins: Aside | None = None
+    for record in records:
+        if record.chunk.again and record.standing.state is not State.HALVED:
+            last.append(record)
+        if record.chunk.twins and _has_rows(record):
+            if twins is None:
+                from orchestrator.adapters.render.aside import Aside  # numpy: not for every load
+
+                twins = Aside(load.rows, folder, files)
+            found = (row for entry in _entries_of(load, record, source) for row in _each(entry))
+            twins.put((row, source.bytes_of(row)) for row in found)
     later = Later()
-    last = [record for record in records if record.chunk.again and record.standing.state is not State.HALVED]
     for record in sorted(last, key=lambda record: record.chunk.again):
         later.add(record, _rows_of(load, record, source))
-    return later
+    return later, iter(()) if twins is None else twins.in_order()
 
 
 def read_chunk(load: Load, record: ChunkRecord, notes: list[str]) -> list[tuple[ReportRow, bytes]]:
@@ -286,7 +331,7 @@ def read_chunk(load: Load, record: ChunkRecord, notes: list[str]) -> list[tuple[
     source = SourceBytes(load)
     rows = _rows_of(load, record, source)
     notes += source.notes
-    return [(row, source.bytes_of(row.sent) if row.sent is not None else b"") for row in rows]
+    return [(row, source.bytes_of(row)) for row in rows]
 
 
 def _rows_of(load: Load, record: ChunkRecord, source: SourceBytes) -> list[ReportRow]:

@@ -158,7 +158,7 @@ def write_page(
         "timeline_seconds": digest.time_line.seconds,
         "curves": curves,
         "paths": _paths(curves) if curves else None,
-        "ticks": ["0", *(_span(digest.time_line.seconds * quarter / 4) for quarter in (1, 2, 3, 4))],
+        "ticks": ticks_of(digest.time_line.seconds),
     }
     file.writelines(look.template.generate(**context))
 
@@ -271,6 +271,15 @@ def _rate(rows_per_s: float) -> str:
 
 def _when(text: str | None) -> str:
     return datetime.fromisoformat(text).strftime("%-d %b %Y %H:%M:%S") if text else ""
+
+
+def ticks_of(seconds: float) -> list[str]:
+    """The quarters of a time; one that a second does not tell apart is told in parts of it."""
+    quarters = [seconds * quarter / 4 for quarter in range(1, 5)]
+    if seconds >= 8:
+        return ["0", *map(_span, quarters)]
+    digits = 1 if seconds >= 1 else 2 if seconds >= 0.1 else 3
+    return ["0", *(f"{one:.{digits}f} s" for one in quarters)]
 
 
 def _span(seconds: float) -> str:

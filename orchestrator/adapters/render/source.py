@@ -7,8 +7,9 @@ import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
-from orchestrator.core.locate import SentRow, read_sent
+from orchestrator.core.locate import read_sent
 from orchestrator.core.model import ROW_TAG, ChunkRecord, Load, RejectedRow, Span
+from orchestrator.core.report import ReportRow
 from orchestrator.core.tags import is_tagged
 
 SOURCE_GONE = "the source cannot be read any more"
@@ -59,9 +60,11 @@ class SourceBytes:
         self._rows = rows
         return rows
 
-    def bytes_of(self, row: SentRow) -> bytes:
-        """One row of the chunk that was read last, as it stands in the source."""
-        return self._rows[row.start : row.stop]
+    def bytes_of(self, row: ReportRow) -> bytes:
+        """A row as it stands in the source, of the chunk that was read last or with its bytes; none without a place."""
+        if row.content is not None or row.sent is None:
+            return row.content or b""
+        return self._rows[row.sent.start : row.sent.stop]
 
     def cells_of(self, rejected: RejectedRow) -> tuple[str, ...]:
         """A rejected row's cells, all that can be read of them; none when it is larger than a chunk."""

@@ -77,6 +77,7 @@ def head_of(
             "on_doubt": load.on_doubt,
             "reasons": load.retry.reasons if load.retry is not None else None,
             "fix": load.retry.fix if load.retry is not None else None,
+            "reading": asdict(load.origin.reading) if load.origin is not None else None,
         },
         "started_at": time_text(times[0]),
         "finished_at": time_text(times[1]),

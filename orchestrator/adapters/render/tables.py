@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import Any, BinaryIO, TextIO
 
 from orchestrator.adapters.render.source import SourceBytes
@@ -20,17 +22,41 @@ from orchestrator.core.report import Kind, PlainRun, ReportRow
 COLUMNS = ("kind", "reason", "source_row", "source_line", "chunk", "batch_id", "attempt")
 FILE_COLUMN = "source_file"
 """Stands after them where a load is made of several files."""
-ROWS_AT_ONCE = 1_000
+ROWS_AT_ONCE = 500
 """Of a run: formatted in one go, and little enough to stay in the processor's cache."""
-FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\0")
-"""A spreadsheet takes a cell that begins so for a formula (OWASP ASVS 1.2.10)."""
+_WIDE_STARTS = "\uff1d\uff0b\uff0d\uff20"
+FORMULA_STARTS = "=+-@" + _WIDE_STARTS
+"""A spreadsheet takes a cell that begins so for a formula, a Japanese one also with the wide letters (OWASP's page on
+CSV injection)."""
+_SEPARATORS, _BETWEEN = ",;\t\r\n", ' "'
+"""What ends a cell, in one country or another, and what may stand before the formula then. (Quotes do not keep a cell
+together where another separator rules: they count only at its beginning.)"""
+_STARTS = re.escape(FORMULA_STARTS)
+_FORMULA = re.compile(f"(?:^|(?<=[{_SEPARATORS}{_BETWEEN}]))[{_STARTS}]")
+_SUSPECT = re.compile(f"{_FORMULA.pattern}|^[\t\r\n\0]")
+_BEHIND_SEMICOLON = re.compile(f"; *[{_STARTS}]")
+_FIRST = itemgetter(slice(1))
 _ESCAPED = bytes(code for code in range(0x20) if code != 0x0A) + b"\\"
 """JSON escapes these; a value with one of them is written by the json module."""
 
 
 def harmless(cell: str) -> str:
-    """A cell that no spreadsheet runs: an apostrophe before what would begin a formula."""
-    return "'" + cell if cell.startswith(FORMULA_STARTS) else cell
+    """A cell that no spreadsheet runs, also when it takes another separator: an apostrophe before what would begin a
+    formula. (Quotes around all cells would not do: where `;` separates, `"x;=1"` behind a comma is two cells.)"""
+    if _SUSPECT.search(cell) is None:
+        return cell
+    pieces: list[str] = []
+    done = 0
+    for found in _FORMULA.finditer(cell):
+        at = found.start()
+        before = at - 1
+        while before >= 0 and cell[before] in _BETWEEN:
+            before -= 1
+        if before < 0 or cell[before] in _SEPARATORS:
+            pieces.append(cell[done:at])
+            done = at
+    text = "'".join([*pieces, cell[done:]]) if pieces else cell
+    return "'" + text if cell.startswith(("\t", "\r", "\n", "\0")) else text
 
 
 @dataclass(slots=True)
@@ -51,6 +77,7 @@ class Tables:
         self._source, self._table, self._lines, self._retry = source, table, lines, retry
         self._row_json = "{" + ", ".join(f'{_json(name).replace("%", "%%")}: "%s"' for name in self._fields) + "}"
         self._escaped = _ESCAPED.replace(self._delimiter.encode(), b"")
+        self._behind_spaces = re.compile(f"[\n{self._delimiter}] +[{_STARTS}]")
         self.retry_missing = 0
         self._several = load.origin is not None and len(load.origin.originals) > 1
         table.write(_csv_line(head_of_table(self._fields, several=self._several)))
@@ -63,7 +90,7 @@ class Tables:
         self._lines.write(self._json(row, at))
         if row.kind == "failure":
             if row.sent is not None:
-                self._retry.write(ended(self._source.bytes_of(row.sent)))
+                self._retry.write(ended(self._source.bytes_of(row)))
             else:
                 self.retry_missing += 1
 
@@ -81,12 +108,13 @@ class Tables:
         texts = [sent.texts[position] for position, _, _ in hits]
         if sent.odd:  # these have line ends inside, and are written like any other row
             texts = ["\0" if text.startswith("\0") else text for text in texts]
-        plain, cells = self._plain(texts), self._harmless(texts)
+        plain = self._plain(texts)
         columns, delimiter = len(self._fields), self._delimiter
         blank = delimiter * (columns - 1)
         values = delimiter.join([text if one else blank for text, one in zip(texts, plain, strict=True)]).split(
             delimiter
         )
+        cells = self._harmless(texts, values)
         for at, one in enumerate(plain):
             if not one:
                 odd = sent.cells(hits[at][0])
@@ -125,15 +153,23 @@ class Tables:
             for text in texts
         ]
 
-    def _harmless(self, texts: list[str]) -> list[str]:
-        """Texts as lines of report.csv, no cell of which runs: all at once, since few have such a cell."""
+    def _harmless(self, texts: list[str], values: list[str]) -> list[str]:
+        """Texts as lines of report.csv, no cell of which runs: all at once, since few have such a cell. No value of
+        them has a tab, a quote or a line end in it, nor a comma where that is not the delimiter."""
         delimiter = self._delimiter
         whole = "\n" + "\n".join(texts)
-        for start in FORMULA_STARTS[:4]:
-            for before in (delimiter, "\n"):
-                if before + start in whole:
+        begin = set(map(_FIRST, values))
+        if (
+            begin.intersection(_WIDE_STARTS)
+            or (" " in begin and self._behind_spaces.search(whole))
+            or (delimiter != ";" and _BEHIND_SEMICOLON.search(whole))
+        ):
+            lines = [delimiter.join(map(harmless, text.split(delimiter))) for text in texts]
+        else:
+            for before, first in ((delimiter, begin), ("\n", set(map(_FIRST, texts)))):
+                for start in first.intersection(FORMULA_STARTS):
                     whole = whole.replace(before + start, f"{before}'{start}")
-        lines = whole.split("\n")[1:]
+            lines = whole.split("\n")[1:]
         return lines if delimiter == "," else [line.replace(delimiter, ",") for line in lines]
 
     def _csv(self, row: ReportRow, at: Mapping[str, Any]) -> str:

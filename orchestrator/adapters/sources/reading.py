@@ -168,7 +168,8 @@ class _Reader:
         counts_lines: bool,
         renamed: tuple[tuple[str, str], ...] = (),
     ) -> _Merge:
-        merge = _Merge(into, renamed, self._format if counts_lines else None, self._places)
+        told = self._format if counts_lines else None
+        merge = _Merge(into, renamed, told, self._places, several=len(self._paths) > 1)
         for name, inner, blocks in texts:
             merge.add(name, inner, blocks, counts_lines=counts_lines)
         return merge
@@ -304,9 +305,15 @@ class _Merge:
     """Several delimited texts as one: a single header, one after the other."""
 
     def __init__(
-        self, spool: Spool, renamed: tuple[tuple[str, str], ...], format: Format | None, places: Places
+        self,
+        spool: Spool,
+        renamed: tuple[tuple[str, str], ...],
+        format: Format | None,
+        places: Places,
+        *,
+        several: bool,
     ) -> None:
-        self._spool, self._renamed, self._places = spool, renamed, places
+        self._spool, self._renamed, self._places, self._several = spool, renamed, places, several
         self._format, self._told = format, format
         self._first: tuple[Head, str] | None = None
         self._begun_at = 0
@@ -323,14 +330,18 @@ class _Merge:
         else:
             first, first_name = self._first
             text.check_same(first, first_name, head, name)
-            self._end_file(first_name)
+            if self._last not in (b"", b"\n"):
+                self._write(b"\n")
+        lines_before = (before + head.raw).count(b"\n")
         if counts_lines:
-            self._places.run(self._lines + 1, (before + head.raw).count(b"\n") + 1)
+            self._places.run(self._lines + 1, lines_before + 1)
         self._begun_at, self._quotes = self._spool.size_bytes, 0
         self._first = (self._first[0], name)
         self._write(head.rest)
         for block in blocks:
             self._write(block)
+        if self._several and self._quotes % 2:  # of one file, the plan says so
+            self._check_closed(name, lines_before)
 
     @property
     def format(self) -> Format:
@@ -359,19 +370,19 @@ class _Merge:
         csv.writer(line, delimiter=head.format.delimiter, lineterminator=end).writerow(names)
         return line.getvalue().encode()
 
-    def _end_file(self, name: str) -> None:
-        """The next file begins on a line of its own, and outside of any quote."""
-        if self._quotes % 2:
-            self._spool.flush()
-            with self._spool.path.open("rb") as file:
-                file.seek(self._begun_at)
-                if text.ends_quoted(file, self.format):
-                    raise UnclosedQuote(
-                        f"{name} ends inside a quoted value: its last rows would swallow the next file",
-                        remedy="Close the quote; `orchestrator plan` on that file alone says where it opens.",
-                    )
-        if self._last not in (b"", b"\n"):
-            self._write(b"\n")
+    def _check_closed(self, name: str, lines_before: int) -> None:
+        """Raises UnclosedQuote when the file that was added last ends inside of a value."""
+        self._spool.flush()
+        with self._spool.path.open("rb") as file:
+            file.seek(self._begun_at)
+            opened = text.open_quote(file, self.format)
+        if opened is not None:
+            row, line = opened
+            raise UnclosedQuote(
+                f"{name}: row {row}, which begins on line {line + lines_before}, opens a quote that is never closed: "
+                "the rest of the file would be one value",
+                remedy='Close the quote, or write a quote that belongs to a value as "" inside quotes.',
+            )
 
     def _write(self, data: bytes) -> None:
         if data:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import codecs
 import csv
-from collections import deque
 from collections.abc import Iterator
 from itertools import chain
 from typing import BinaryIO
@@ -136,11 +135,20 @@ def _difference(first: tuple[str, ...], other: tuple[str, ...]) -> str:
     return ", ".join(parts[:5]) + (f" and {len(parts) - 5} more differences" if len(parts) > 5 else "")
 
 
-def ends_quoted(rows: BinaryIO, format: Format) -> bool:
-    """Does a value go on at the end, for csv? (A line of our own is then swallowed by it.)"""
+def open_quote(rows: BinaryIO, format: Format) -> tuple[int, int] | None:
+    """Row and line, from 1, of the record in which a value goes on at the end, for csv; None when none does.
+
+    (A line of our own is then swallowed by it.)
+    """
     lines = (_without_lone_returns(line.decode(errors="replace")) for line in rows)
-    last = deque(csv.reader(chain(lines, ["\n", _END]), delimiter=format.delimiter), maxlen=1)
-    return last.pop() != [_END]
+    reader = csv.reader(chain(lines, ["\n", _END]), delimiter=format.delimiter)
+    row = begun = 0
+    for record in reader:
+        if record == [_END]:
+            return None
+        row += bool(record)  # a blank line is none
+        last, begun = begun, reader.line_num
+    return row, last + 1
 
 
 _END = "end of file"

@@ -264,7 +264,8 @@ def chunk_object(standing: Standing) -> dict[str, Any]:
         "attempts": standing.attempts,
         "batch_id": offer.batch_id if offer is not None else None,
         "imported": counts.imported if counts is not None else None,
-        "failed": counts.failed if counts is not None else None,
+        "failed": counts.failed - standing.moved if counts is not None else None,
+        "sent_again": standing.moved,
         "warned": counts.warned if counts is not None else None,
         "why": printable(standing.why),
     }

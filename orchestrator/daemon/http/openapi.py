@@ -245,6 +245,7 @@ _SCHEMAS: Json = {
             "batch_id": {"type": ["integer", "null"]},
             "imported": {"type": ["integer", "null"]},
             "failed": {"type": ["integer", "null"]},
+            "sent_again": _COUNT,
             "warned": {"type": ["integer", "null"]},
             "why": _STRING,
         }

@@ -129,9 +129,12 @@ def test_files_of_different_formats_and_kinds_are_no_load(tmp_path: Path) -> Non
 
 
 def test_a_file_that_ends_inside_a_quote_does_not_swallow_the_next(tmp_path: Path) -> None:
-    """The first rows of the next file would become one value."""
-    with pytest.raises(UnclosedQuote, match=r"a\.csv ends inside a quoted value"):
-        spooled(tmp_path, put(tmp_path, "a.csv", 'email,n\na,"1\n'), put(tmp_path, "b.csv", 'email,n\nb,"x"\nc,""""\n'))
+    """The first rows of the next file would become one value. Whichever file it is, it is named, and its own line."""
+    open_one = put(tmp_path, "a.csv", '"email",n\nb,"two\nlines"\n\na,"1\n')
+    sound = put(tmp_path, "b.csv", 'email,n\nb,"x"\nc,""""\n')
+    for paths in ([open_one, sound], [sound, open_one], [sound, put(tmp_path, "c.csv", "email,n\n"), open_one]):
+        with pytest.raises(UnclosedQuote, match=r"^a\.csv: row 2, which begins on line 5, opens a quote"):
+            spooled(tmp_path, *paths)
 
 
 def test_a_stray_quote_is_not_taken_for_an_open_one(tmp_path: Path) -> None:
@@ -157,8 +160,13 @@ def test_a_column_is_renamed_and_nothing_else_is_touched(tmp_path: Path) -> None
 @given(st.text(alphabet='a",\n\r ', max_size=30))
 def test_whether_a_text_ends_inside_a_quote_is_what_csv_says(content: str) -> None:
     """csv is the oracle: a further line is a record of its own, or it is swallowed."""
-    found = text.ends_quoted(io.BytesIO(content.encode()), Format.CSV)
+    found = text.open_quote(io.BytesIO(content.encode()), Format.CSV)
     if re.search(r"\r(?!\n)", content + "\n"):  # alone, csv refuses it, and the planner its row
         return
     rows = list(csv.reader(io.StringIO(content + "\nend", newline="")))
-    assert found == (rows[-1] != ["end"])
+    assert (found is not None) == (rows[-1] != ["end"])
+    if found is not None:
+        row, line = found
+        lines = content.split("\n")
+        assert list(csv.reader(io.StringIO("\n".join(lines[line - 1 :]) + "\nend", newline=""))) == rows[-1:]
+        assert row == len([one for one in rows if one])
