@@ -215,8 +215,11 @@ class Runner:
         return self._stop
 
     async def _sent_again(self) -> bool:
-        """At the end: did rows that failed by accident go into new chunks?"""
-        if not self._retry or self._cancelled or self._stop is not None or self._stop_requested:
+        """At the end: did rows that failed by accident go into new chunks?
+
+        Also when the run is to stop: without them the load would count as done.
+        """
+        if not self._retry or self._cancelled or self._stop is not None:
             return False
         return await send_again(self._load, self._books, self._clock)
 

@@ -184,6 +184,27 @@ def test_every_point_of_a_load_may_be_its_last(
     record_property("crash points", smooth.points)
 
 
+def test_a_load_may_be_stopped_at_once_after_every_crash(record_property: Record) -> None:
+    """What is left to do is done by the next run, also where only rows that failed by accident are left to go again."""
+
+    def crashing(crashes: list[int]) -> Callable[[Scenario], None]:
+        def change(scenario: Scenario) -> None:
+            calm(scenario)
+            scenario.settings = replace(scenario.settings, transient_share=0.6, transient_tries=1)
+            scenario.commands = [Command(crashes=crashes, stops=[5000.0, 0.05])]
+
+        return change
+
+    smooth = play(0, crashing([]))
+    for point in range(1, smooth.points + 1):
+        try:
+            outcome = play(0, crashing([point]))
+            assert outcome.doubts or outcome.told == smooth.told, "the report is another one"
+        except BaseException as error:
+            raise AssertionError(f"crash {point}: {error}") from error
+    record_property("crash points", smooth.points)
+
+
 @pytest.mark.parametrize("for_good", [False, True])
 @pytest.mark.parametrize("full", [False, True])
 def test_every_write_and_every_sync_of_the_ledger_may_fail(for_good: bool, full: bool, record_property: Record) -> None:
