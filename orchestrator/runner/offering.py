@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from random import Random
 
+import anyio
 import structlog
 
 from orchestrator.adapters.clock import Clock
@@ -74,17 +75,27 @@ class Offering:
         chunk = await books.ask(books.ledger.chunk, load.id, action.number)
         content = ChunkBytes(load.source, load.header, chunk)
         offered: Standing | None = None
+        sending = False
 
         async def ask(token: str) -> Outcome:
-            nonlocal offered
+            nonlocal offered, sending
             if offered is None:
                 offered = await self._claim(action)
-            return await self._marketo.create(token, load.target, load.format, content)
+            sending = True
+            outcome = await self._marketo.create(token, load.target, load.format, content)
+            sending = False
+            return outcome
 
         try:
             outcome, ruling = await self._caller.call("create", ask)
         except _NoSlot:
             return
+        except anyio.get_cancelled_exc_class():
+            if offered is not None and not sending:  # its token was rejected: while another was waited for, we stopped
+                with anyio.CancelScope(shield=True):
+                    now = self._clock.now()
+                    await books.record(offered, Deferred(now, now, "stopped while a token was waited for"))
+            raise
         except (SourceChanged, SourceMissing):  # the body was not complete: nothing was executed
             if offered is not None:
                 await books.record(offered, Deferred(self._clock.now(), self._clock.now(), "source changed"))

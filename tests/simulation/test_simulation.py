@@ -205,6 +205,21 @@ def test_a_load_may_be_stopped_at_once_after_every_crash(record_property: Record
     record_property("crash points", smooth.points)
 
 
+def test_a_stop_while_a_rejected_token_is_waited_out_makes_no_doubt() -> None:
+    """An upload whose token was rejected was not executed: no slot is held for it, and nobody is told of a doubt."""
+
+    def rejected(scenario: Scenario) -> None:
+        calm(scenario)
+        scenario.settings = replace(scenario.settings, token_life=61.0)
+        scenario.rates, scenario.kinds, scenario.heal_at = {"create": 1.0}, frozenset({"code 601"}), 15.0
+        scenario.commands = [Command(stop_in_upload=1)]
+
+    outcome = play(0, rejected)
+    assert outcome.stops["interrupted"] == 1
+    assert outcome.faults["create: code 601"] >= 1
+    assert outcome.doubts == 0
+
+
 @pytest.mark.parametrize("for_good", [False, True])
 @pytest.mark.parametrize("full", [False, True])
 def test_every_write_and_every_sync_of_the_ledger_may_fail(for_good: bool, full: bool, record_property: Record) -> None:
