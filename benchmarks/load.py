@@ -200,7 +200,7 @@ def lag(path: Path) -> None:
 
     from orchestrator import library
     from orchestrator.config import load_config
-    from orchestrator.library import LoadOptions
+    from orchestrator.planning import LoadOptions
 
     def slow(file: Any, mode: str, *_: Any, opener: Any = None, **__: Any) -> Any:
         assert mode == "rb"

@@ -5,8 +5,6 @@ Shells hand in a Config and options, and get values and exceptions back; nothing
 
 from __future__ import annotations
 
-import errno
-import os
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
@@ -21,7 +19,7 @@ import structlog
 from orchestrator import checks, intake, retrying
 from orchestrator.adapters import locks
 from orchestrator.adapters.clock import Clock
-from orchestrator.adapters.files import fingerprint_file, plan_file, private_folder, read_chunk
+from orchestrator.adapters.files import read_chunk
 from orchestrator.adapters.ledger import Connect, Ledger, connect
 from orchestrator.adapters.marketo import Marketo, Transport
 from orchestrator.adapters.mounts import network_file_system
@@ -37,16 +35,11 @@ from orchestrator.core.lifecycle import AT_REST
 from orchestrator.core.locate import read_sent
 from orchestrator.core.model import (
     ChunkRecord,
-    Fingerprint,
-    Format,
     Load,
     LoadId,
     OnDoubt,
-    OnDuplicate,
     Plan,
     Priority,
-    Reading,
-    RejectedRow,
     Released,
     Retry,
     Run,
@@ -55,7 +48,7 @@ from orchestrator.core.model import (
     Target,
     Totals,
 )
-from orchestrator.core.origins import called, is_text, place, source_name
+from orchestrator.core.origins import source_name
 from orchestrator.core.pace import calls_of
 from orchestrator.core.plan import load_id
 from orchestrator.core.reasons import ReasonCount
@@ -76,8 +69,21 @@ from orchestrator.errors import (
     ReportFailing,
     SourceChanged,
     SourceMissing,
-    TooManyRejected,
     UnknownLoad,
+)
+from orchestrator.planning import (
+    REJECTED_SHOWN,
+    LoadOptions,
+    check_rejected,
+    find_or_plan,
+    identity_of,
+    known_again,
+    new_load,
+    own,
+    plan_of,
+    rejected_at,
+    report_folder,
+    why_not,
 )
 from orchestrator.retention import forget_old
 from orchestrator.retention import purge as purge_load
@@ -87,36 +93,10 @@ from orchestrator.runner.strikes import doubt_held
 
 log = structlog.get_logger()
 
-COLLECTED = "batches"
-"""Folder inside the report's, for the failure and warning files of each batch."""
 PATIENCE_S = 5.0
 """How long Marketo is waited for where a load can do without the answer."""
-REJECTED_SHOWN = 5
-"""Rejected rows named in a message."""
 IDS_SHOWN = 3
 """Ids of loads named in a message."""
-
-
-@dataclass(frozen=True, slots=True)
-class LoadOptions:
-    """What one command line asks of one load, over and above the configuration."""
-
-    target: Target
-    format: Format | None = None
-    reading: Reading = field(default_factory=Reading)
-    report_dir: Path | None = None
-    """The report's own folder; None: `<report.dir>/<load id>`."""
-    fail_on_warning: bool = False
-    on_duplicate: OnDuplicate = "together"
-    """What becomes of rows that share a key."""
-    on_doubt: OnDoubt = "resend"
-    priority: Priority | None = None
-    """None: as it was, or normal."""
-    max_wait_s: float | None = None
-    max_rejected: int = 0
-    force: bool = False
-    retry: bool = True
-    """Rows that fail by accident go again at the end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -259,7 +239,7 @@ async def load(
     clock = world.clock
     named = [str(source)] if isinstance(source, Path) else list(source)
     with await anyio.to_thread.run_sync(_ledger, config, world.connect) as ledger:
-        begin = partial(_find_or_plan, config, ledger, named, options, clock, _interrupted(stop))
+        begin = partial(find_or_plan, config, ledger, named, options, clock, _interrupted(stop))
         found, ownership = await anyio.to_thread.run_sync(begin, limiter=world.heavy)
         if found.finished_at is not None:
             again = partial(_again, config, ledger, found, clock.now())
@@ -331,18 +311,18 @@ def plan_retry(config: Config, load: str, options: RetryOptions, *, clock: Clock
             again = LoadOptions(
                 of.target, format=of.format, on_duplicate=of.on_duplicate, report_dir=options.report_dir
             )
-            at, plan = _plan_of(config, source, again, keep_rejected)
-            _check_rejected(replace(source, origin=None), plan, options.max_rejected)
+            at, plan = plan_of(config, source, again, keep_rejected)
+            check_rejected(replace(source, origin=None), plan, options.max_rejected)
             assert plan.rows == rows.tally.again, "every row that goes again is a row of the new load"
             known = _retry_of(ledger, of, plan, options.force)
             if isinstance(known, Load):
-                moved, ownership = _known_again(ledger, known, source, again)
+                moved, ownership = known_again(ledger, known, source, again)
                 if ownership is not None:
                     ownership.release()
                 return RetrySummary(of, rows.tally, moved)
-            report_dir = _report_folder(ledger, known, options.report_dir or config.report_dir / known)
+            report_dir = report_folder(ledger, known, options.report_dir or config.report_dir / known)
             at = replace(at, path=str(source.keep(known)))
-            new = _new_load(known, at, plan, again, of.subscription, report_dir, (clock or Clock()).now())
+            new = new_load(known, at, plan, again, of.subscription, report_dir, (clock or Clock()).now())
             new = replace(new, on_doubt=of.on_doubt, origin=of.origin, retry=retry)
             if ledger.add_load(new, plan, rows.places()):
                 log.info("load.planned", load=new.id, chunks=new.chunks, rows=new.rows, rejected=new.rejected)
@@ -381,201 +361,6 @@ def _retry_of(ledger: Ledger, of: Load, plan: Plan, force: bool) -> Load | LoadI
         again += 1
 
 
-def _find_or_plan(
-    config: Config,
-    ledger: Ledger,
-    named: Sequence[str],
-    options: LoadOptions,
-    clock: Clock,
-    interrupted: intake.Interrupted = lambda: None,
-) -> tuple[Load, locks.Ownership | None]:
-    """The load of this content and these settings: as the ledger knows it, then owned; or newly planned."""
-    intake.sweep_spools(ledger)
-    paths = intake.paths_of(named)
-    for known in intake.loads_of(ledger, paths, options.reading, interrupted):
-        mine = (known.target, known.on_duplicate) == (options.target, options.on_duplicate)
-        mine = mine and known.subscription == config.subscription_host
-        if mine and options.format in (None, known.format) and not (options.force and known.finished_at is not None):
-            return _known_again(ledger, known, None, options)
-    with intake.opened(config, paths, options.reading, options.format, interrupted) as source:
-        return _known_or_planned(config, ledger, source, replace(options, format=source.format), clock)
-
-
-def _known_or_planned(
-    config: Config, ledger: Ledger, source: intake.Source, options: LoadOptions, clock: Clock
-) -> tuple[Load, locks.Ownership | None]:
-    path = source.path
-    fingerprint: Fingerprint | None = None
-    known: Load | None = None
-    if ledger.knows_size(path.stat().st_size):  # hashing is quicker than planning
-        fingerprint = fingerprint_file(path)
-        known = _newest(ledger, fingerprint, config, options)
-    if known is not None and not (options.force and known.finished_at is not None):
-        return _known_again(ledger, known, source, options)
-    keep_rejected = max(options.max_rejected, REJECTED_SHOWN)
-    at, plan = _plan_of(config, source, options, keep_rejected)
-    _check_rejected(source, plan, options.max_rejected)
-    identity = _identity(plan.fingerprint, plan.format, config, options)
-    again = 0
-    while options.force and (earlier := ledger.load(identity(again))) is not None and earlier.finished_at is not None:
-        again += 1
-    number = identity(again)
-    report_dir = _report_folder(ledger, number, options.report_dir or config.report_dir / number)
-    at = replace(at, path=str(source.keep(number)))
-    new = _new_load(number, at, plan, options, config.subscription_host, report_dir, clock.now())
-    new = replace(new, on_doubt=options.on_doubt, origin=source.origin, priority=options.priority or "normal")
-    if not ledger.add_load(new, plan):  # another process planned it while we did
-        taken = ledger.load(new.id)
-        assert taken is not None
-        return _known_again(ledger, taken, source, options)
-    log.info("load.planned", load=new.id, chunks=new.chunks, rows=new.rows, rejected=new.rejected)
-    return new, None
-
-
-def _plan_of(
-    config: Config, source: intake.Source, options: LoadOptions, keep_rejected: int
-) -> tuple[SourceFile, Plan]:
-    beside_ledger = config.ledger_path.resolve().parent
-    return plan_file(
-        source.path,
-        format=options.format,
-        budget=config.limits.chunk_bytes,
-        lookup_field=options.target.key_column,
-        keep_rejected=keep_rejected,
-        name=source.name,
-        on_duplicate=options.on_duplicate,
-        spill_folder=beside_ledger if beside_ledger.is_dir() else None,
-    )
-
-
-def _new_load(
-    number: LoadId, at: SourceFile, plan: Plan, options: LoadOptions, subscription: str, report_dir: Path, now: float
-) -> Load:
-    """The load of a plan, as it is before anything is known of how it is to be run."""
-    return Load(
-        id=number,
-        subscription=subscription,
-        source=at,
-        fingerprint=plan.fingerprint,
-        format=plan.format,
-        header=plan.header,
-        target=options.target,
-        budget=plan.budget,
-        rows=plan.rows,
-        rejected=plan.rejected_rows + plan.superseded_rows,
-        chunks=len(plan.chunks),
-        on_doubt="resend",
-        report_dir=str(report_dir),
-        collected_dir=str(report_dir / COLLECTED),
-        created_at=now,
-        on_duplicate=options.on_duplicate,
-    )
-
-
-def _known_again(
-    ledger: Ledger, known: Load, source: intake.Source | None, options: LoadOptions
-) -> tuple[Load, locks.Ownership | None]:
-    """A load that the ledger knows, with its source and report where they are now.
-
-    One that is not finished is owned first: nothing is moved under the feet of a process that runs it.
-    """
-    ownership = _own(ledger, known) if known.finished_at is None else None
-    try:
-        return _moved(ledger, known, source, options), ownership
-    except BaseException:
-        if ownership is not None:
-            ownership.release()
-        raise
-
-
-def _moved(ledger: Ledger, known: Load, source: intake.Source | None, options: LoadOptions) -> Load:
-    wanted = _report_folder(ledger, known.id, options.report_dir or Path(known.report_dir))
-    at, origin = known.source, known.origin
-    if source is not None and (known.retry is None or source.spool is not None):  # a user's file is no spool
-        path, origin = source.keep(known.id), source.origin
-        stat = path.stat()
-        at = SourceFile(str(path), stat.st_size, stat.st_mtime_ns, stat.st_ino)
-        if at.path != known.source.path:  # the same rows from another file: the spool file of before is not needed
-            retrying.forget(ledger, known)
-    collected = str(wanted / COLLECTED)
-    ledger.move_source(known.id, at, origin, str(wanted), collected)
-    return replace(known, source=at, origin=origin, report_dir=str(wanted), collected_dir=collected)
-
-
-def _report_folder(ledger: Ledger, load: LoadId, folder: Path) -> Path:
-    """The report's folder, made before anything is sent. Of one load only: another's report would be written over."""
-    try:
-        folder = folder.resolve()
-        if not is_text(str(folder)):
-            raise OSError(errno.EILSEQ, "this name is not UTF-8")
-        private_folder(folder)
-        if not os.access(folder, os.W_OK | os.X_OK):
-            raise PermissionError(errno.EACCES, "it cannot be written to")
-    except (OSError, RuntimeError) as error:
-        raise Misconfigured(
-            f"report folder {folder}: {_why(error)}",
-            remedy="Name another with --report-dir or report.dir; nothing was sent.",
-        ) from error
-    ledger.check_report_dir(str(folder), load)
-    return folder
-
-
-def _identity(
-    fingerprint: Fingerprint,
-    format: Format,
-    config: Config,
-    options: LoadOptions,
-) -> Callable[[int], LoadId]:
-    def identity(again: int) -> LoadId:
-        host = config.subscription_host
-        return load_id(fingerprint, options.target, format, host, again, options.on_duplicate)
-
-    return identity
-
-
-def _newest(ledger: Ledger, fingerprint: Fingerprint, config: Config, options: LoadOptions) -> Load | None:
-    """The newest load of this content into this target, in whichever format it was read."""
-    newest: Load | None = None
-    for format in [options.format] if options.format else list(Format):
-        identity, again = _identity(fingerprint, format, config, options), 0
-        while (known := ledger.load(identity(again))) is not None:
-            newest, again = known, again + 1
-    return newest
-
-
-def _check_rejected(source: intake.Source, plan: Plan, max_rejected: int) -> None:
-    if plan.rejected_rows <= max_rejected:
-        return
-    named = "\n".join(f"  {_rejected(source, row)}" for row in plan.rejected[:REJECTED_SHOWN])
-    more = plan.rejected_rows - min(REJECTED_SHOWN, len(plan.rejected))
-    raise TooManyRejected(
-        f"{source.name}: {plan.rejected_rows:,} of {plan.rows:,} rows cannot be sent as they stand; nothing was sent\n"
-        f"{named}" + (f"\n  and {more:,} more" if more else ""),
-        remedy=f"Mend them, or leave them out with --max-rejected {plan.rejected_rows}: the report names them.",
-    )
-
-
-def _own(ledger: Ledger, load: Load) -> locks.Ownership:
-    """Become the load's owner, before anything of it is changed. Raises LoadBusy."""
-    ownership = locks.take_when_free(ledger.path, load.id)
-    if ownership is None:
-        raise LoadBusy(
-            load.id,
-            locks.owner_of(ledger.path, load.id),
-            remedy="`orchestrator status` shows how it stands; wait for it, or stop it and run this again.",
-        )
-    return ownership
-
-
-def _rejected(source: intake.Source, rejected: RejectedRow) -> str:
-    """A rejected row by its place in the user's file."""
-    original, line = place(source.origin, rejected.row, rejected.line)
-    where = "" if line is None else f" (line {line})"
-    if source.origin is not None and original is not None and len(source.origin.originals) > 1:
-        where = f" ({called(source.origin.originals[original].path)}, line {line})"
-    return f"row {rejected.row}{where}: {rejected.reason}"
-
-
 async def _drive(
     config: Config,
     ledger: Ledger,
@@ -588,7 +373,7 @@ async def _drive(
 ) -> LoadResult:
     """Own the load, run it, and write its report."""
     clock = world.clock
-    owned = ownership if ownership is not None else await anyio.to_thread.run_sync(_own, ledger, load)
+    owned = ownership if ownership is not None else await anyio.to_thread.run_sync(own, ledger, load)
     try:
         if options.on_doubt != load.on_doubt:
             ledger.set_on_doubt(load.id, options.on_doubt)
@@ -775,8 +560,8 @@ def _planned(
     paths = intake.paths_of(named)
     with intake.opened(config, paths, options.reading, options.format, lambda: None) as source:
         options = replace(options, format=source.format)
-        at, planned = _plan_of(config, source, options, max(options.max_rejected, 100))
-        findings = [_rejected(source, row) for row in planned.rejected]
+        at, planned = plan_of(config, source, options, max(options.max_rejected, 100))
+        findings = [rejected_at(source, row) for row in planned.rejected]
         values: list[ValueFinding] = []
         if check_values:
             values = _values(at, planned, fields[0] if fields is not None else None)
@@ -792,7 +577,7 @@ def _planned(
     return PlanSummary(
         source=source.name if source.spool else str(source.path),
         plan=planned,
-        load_id=_identity(planned.fingerprint, planned.format, config, options)(0),
+        load_id=identity_of(planned.fingerprint, planned.format, config, options)(0),
         calls=calls_of(len(planned.chunks)),
         calls_left=None,
         seconds=_foretold_s(config, planned, options),
@@ -957,14 +742,7 @@ def _existing(source: Path) -> Path:
     try:
         return source.resolve(strict=True)
     except (OSError, RuntimeError) as error:
-        raise SourceMissing(f"{source}: {_why(error)}", remedy="Check the path of the source.") from error
-
-
-def _why(error: OSError | RuntimeError) -> str:
-    """Why a path leads nowhere. (Up to Python 3.12 symbolic links in a circle are a RuntimeError of pathlib's.)"""
-    if isinstance(error, OSError):
-        return error.strerror or "cannot be read"
-    return os.strerror(errno.ELOOP)
+        raise SourceMissing(f"{source}: {why_not(error)}", remedy="Check the path of the source.") from error
 
 
 def _ledger(config: Config, connect: Connect = connect) -> Ledger:

@@ -33,7 +33,8 @@ from orchestrator.cli.retry import show_change, show_nothing, show_preview, show
 from orchestrator.config import Config, load_config
 from orchestrator.core.model import Format, Reading
 from orchestrator.errors import OrchestratorError, cause_of
-from orchestrator.library import LoadOptions, LoadResult, Observer, RetryOptions, StopRequest
+from orchestrator.library import LoadResult, Observer, RetryOptions, StopRequest
+from orchestrator.planning import LoadOptions
 
 SIGNAL_CODES = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 143}
 """A terminal that is closed ends a load as SIGTERM does, unless `nohup` has made us deaf to it."""

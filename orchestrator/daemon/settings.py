@@ -16,7 +16,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from orchestrator.config import Config, parse_object
 from orchestrator.core.model import Format, Reading, Target
 from orchestrator.errors import Misconfigured
-from orchestrator.library import LoadOptions
+from orchestrator.planning import LoadOptions
 
 FOLDER_FILE = "load.toml"
 SUFFIX = ".load.toml"

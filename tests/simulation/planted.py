@@ -14,7 +14,7 @@ from unittest.mock import patch
 
 from simulation.scenario import Scenario
 
-from orchestrator import caller, library
+from orchestrator import caller, library, planning
 from orchestrator.adapters import locks, render
 from orchestrator.adapters.files import plan_file
 from orchestrator.adapters.ledger import Ledger
@@ -186,7 +186,7 @@ def _() -> AbstractContextManager[Any]:
     def generous(path: Any, *, budget: int, **others: Any) -> Any:
         return plan_file(path, budget=budget + 40, **others)
 
-    return patch.object(library, "plan_file", generous)
+    return patch.object(planning, "plan_file", generous)
 
 
 @planted("both halves of a chunk are its first half")

@@ -35,7 +35,8 @@ from orchestrator.config import Config, load_config
 from orchestrator.core.lifecycle import AT_REST
 from orchestrator.core.model import State
 from orchestrator.errors import InternalFault, LedgerFailing, LedgerLocked, LoadBusy, OrchestratorError
-from orchestrator.library import LoadOptions, LoadResult, StopRequest, World
+from orchestrator.library import LoadResult, StopRequest, World
+from orchestrator.planning import LoadOptions
 from orchestrator.simulator.model import Marketo
 
 LEASE_S = 7200.0
