@@ -272,7 +272,7 @@ def _chunks_added(change: Callable[[Chunk], Chunk]) -> AbstractContextManager[An
 @planted("rows that share a key stay where they are", _few_keys)
 def _() -> AbstractContextManager[Any]:
     return patch.object(
-        library, "plan_file", lambda path, **options: plan_file(path, **options | {"on_duplicate": "ignore"})
+        planning, "plan_file", lambda path, **options: plan_file(path, **options | {"on_duplicate": "ignore"})
     )
 
 
