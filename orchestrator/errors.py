@@ -248,10 +248,10 @@ class ReadingStopped(Stopped):
 class ReportFailing(Stopped):
     """A result file or the report could not be written; everything else is in the ledger."""
 
-    def __init__(self, folder: str, error: OSError) -> None:
+    def __init__(self, folder: str, error: OSError, remedy: str = "") -> None:
         super().__init__(
             f"report folder {folder}: {error.strerror}",
-            remedy="Make room there, or name another with --report-dir, and run the same command again.",
+            remedy=remedy or "Make room there, or name another with --report-dir, and run the same command again.",
         )
 
 

@@ -78,16 +78,17 @@ def purge(ledger: Ledger, load: Load, *, unfinished: bool) -> None:
 
     try:
         with _owned(ledger, load):
-            collected = ledger.collected_paths(load.id)
-            if not ledger.remove_load(load.id):
+            if ledger.holds_slot(load.id):
                 raise LoadUnfinished(
                     f"load {load.id} has batches that are, or may be, in Marketo's queue",
                     remedy=f"Their slots must be known until they end: `orchestrator resume {load.id}`, then purge.",
                 )
-            _remove_files(ledger, load, collected)
+            _remove_files(ledger, load, ledger.collected_paths(load.id))
+            ledger.remove_load(load.id)  # last: what could not be removed is still known, and purged by the next try
             locks.forget(ledger.path, load.id)
     except OSError as error:
-        raise ReportFailing(load.report_dir, error) from error
+        remedy = f"See that it may be written to, and run `orchestrator purge {load.id}` again."
+        raise ReportFailing(load.report_dir, error, remedy) from error
 
 
 @contextmanager
@@ -117,7 +118,8 @@ def _remove_files(ledger: Ledger, load: Load, collected: Iterable[str]) -> None:
     for folder, names in ((Path(load.collected_dir), COLLECTED_FILES), (Path(load.report_dir), REPORT_FILES)):
         if not folder.is_dir() or (shared and names is COLLECTED_FILES):
             continue
-        for path in folder.iterdir():
+        # report.json tells the age of a report: while anything of it is left, it is there.
+        for path in sorted(folder.iterdir(), key=lambda path: path.name == "report.json"):
             if names.fullmatch(path.name) and (path.is_file() or path.is_symlink()):
                 path.unlink()
         with suppress(OSError):  # something else lies there

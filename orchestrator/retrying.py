@@ -23,6 +23,7 @@ from orchestrator import intake
 from orchestrator.adapters.files import fingerprint_file, private_folder
 from orchestrator.adapters.ledger import Ledger, Place
 from orchestrator.adapters.render import read_own_header, read_rows
+from orchestrator.adapters.render.source import COLLECTED_GONE
 from orchestrator.adapters.sources.spool import Spool, folder_of, remove
 from orchestrator.config import Config
 from orchestrator.core.model import Load, Retry
@@ -75,6 +76,11 @@ def _rows(ledger: Ledger, load: Load, retry: Retry, tally: Tally) -> Iterator[Ag
     )
     which = next(which for which in get_args(Which) if which == retry.reasons)
     yield from rows_again(found, header=load.header.own, format=load.format, which=which, repair=repair, tally=tally)
+    if COLLECTED_GONE in notes:
+        raise SourceChanged(
+            f"{source_name(load)}: {COLLECTED_GONE}; nothing was sent",
+            remedy=f"Load {load.report_dir}/retry.csv if it has the rows, or the whole source again with --force.",
+        )
     if notes:
         raise SourceChanged(
             f"{source_name(load)}: {notes[0]}; nothing was sent",

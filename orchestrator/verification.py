@@ -57,7 +57,7 @@ def verify(folder: Path, named: Sequence[str], config: Config) -> list[CheckLine
         note = _named(report, listed, same=rows is not None)
         lines.append(_line("the rows of report.jsonl", [*listed.faults(), *faults], note))
         lines += _others(folder, report, rows.fields if rows is not None else None)
-    except (csv.Error, KeyError, TypeError, AttributeError, ValueError) as error:
+    except (csv.Error, KeyError, TypeError, AttributeError, ValueError, RecursionError) as error:
         raise BooksDoNotBalance(
             f"{folder}: this is not a report as this release writes it ({type(error).__name__}: {error})",
             remedy="Write it again with `orchestrator report LOAD`.",
@@ -148,7 +148,7 @@ def _report(folder: Path) -> Mapping[str, Any]:
         report = json.loads(path.read_bytes())
     except OSError as error:
         raise SourceMissing(f"{path}: {error.strerror}", remedy="Name the folder of a report.") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise BooksDoNotBalance(f"{path}: {error}", remedy="Write it again with `orchestrator report LOAD`.") from error
     if not isinstance(report, dict) or report.get("schema") != 1:
         raise BooksDoNotBalance(f"{path}: this is not a report of this release")

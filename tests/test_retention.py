@@ -13,7 +13,7 @@ from report_case import Case, a_case
 from orchestrator.adapters import locks
 from orchestrator.adapters.ledger import Ledger
 from orchestrator.core.model import ChunkNumber, Load, LoadId
-from orchestrator.errors import LoadBusy, LoadUnfinished
+from orchestrator.errors import LoadBusy, LoadUnfinished, ReportFailing
 from orchestrator.retention import DAY_S, forget_old, purge
 
 NOW = 1_800_000_000.0
@@ -98,6 +98,31 @@ def test_a_purged_load_is_unknown(tmp_path: Path) -> None:
         if "load_id" in [column[1] for column in db.execute(f"PRAGMA table_info({table})")]:
             assert db.execute(f"SELECT count(*) FROM {table} WHERE load_id = 'one'").fetchone() == (0,), table
     db.close()
+
+
+def test_a_load_whose_report_cannot_be_removed_stays_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Forgotten first, its lead data would lie there for ever, and the next try would not know which load is meant."""
+    with Ledger(tmp_path / "ledger.db") as ledger:
+        load = a_load(tmp_path, ledger, "one", days_ago=31)
+        just = a_load(tmp_path, ledger, "just", days_ago=0)
+        unlink = Path.unlink
+
+        def stuck(path: Path, missing_ok: bool = False) -> None:
+            if path.name == "retry.csv":
+                raise PermissionError(1, "Operation not permitted")
+            unlink(path, missing_ok)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(Path, "unlink", stuck)
+            with pytest.raises(ReportFailing) as caught:
+                purge(ledger, load, unfinished=False)
+            assert "orchestrator purge one" in caught.value.remedy
+            assert forget_old(ledger, 30, NOW, but=just) == 0
+        assert ledger.load("one") is not None
+        assert forget_old(ledger, 30, NOW, but=just) == 1, "what is left of it is still known to be old"
+        assert not Path(load.report_dir).exists()
+        purge(ledger, load, unfinished=False)
+        assert ledger.load("one") is None
 
 
 def test_a_load_is_not_purged_under_somebody_who_runs_it(tmp_path: Path) -> None:

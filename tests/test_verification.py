@@ -59,6 +59,15 @@ def test_the_name_of_the_source_does_not_matter_and_its_content_does(tmp_path: P
     assert [line.exit_code for line in verify(tmp_path / "report", moved) if not line.ok] == [65]
 
 
+@pytest.mark.parametrize("name", ["report.json", "report.jsonl"])
+def test_what_no_program_can_read_is_no_report(tmp_path: Path, name: str) -> None:
+    """Brackets without end are a spoilt file, not a fault of the program."""
+    case = a_report(tmp_path)
+    (tmp_path / "report" / name).write_bytes(b"[" * 100_000)
+    with pytest.raises(BooksDoNotBalance):
+        results(case)
+
+
 def edit(change: Callable[[dict[str, Any]], None]) -> Callable[[Path], None]:
     def act(folder: Path) -> None:
         report = json.loads((folder / "report.json").read_text())

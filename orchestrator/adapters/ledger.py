@@ -330,10 +330,14 @@ class Ledger:
             if path is not None
         ]
 
+    def holds_slot(self, load_id: LoadId) -> bool:
+        """Is a batch of it in Marketo's queue, or may one be?"""
+        return bool(self._all("SELECT 1 FROM chunks WHERE load_id = ? AND slot IS NOT NULL LIMIT 1", load_id))
+
     def remove_load(self, load_id: LoadId) -> bool:
         """Everything of a load, or nothing: False while one of its chunks holds a slot."""
         with self._transaction():
-            if self._all("SELECT 1 FROM chunks WHERE load_id = ? AND slot IS NOT NULL LIMIT 1", load_id):
+            if self.holds_slot(load_id):
                 return False
             for table in ("facts", "offers", "rejected_rows", "retried_rows", "calls", "runs", "chunks"):
                 self._db.execute(f"DELETE FROM {table} WHERE load_id = ?", (load_id,))

@@ -190,7 +190,8 @@ def _last_words(result: LoadResult, retry: str) -> list[tuple[str, str]]:
     totals = result.totals
     rows = f"{totals.rows:,} in {visible(source_name(result.load))}"
     if result.seconds:
-        rows += f", in {span(result.seconds)}: {totals.rows / result.seconds:,.0f} rows a second"
+        took = span(result.seconds) if result.seconds >= 0.5 else "under 1 s"
+        rows += f", in {took}: {totals.rows / result.seconds:,.0f} rows a second"
     if result.doubts:
         rows += f"; doubts: {result.doubts} (uploads whose answer was lost; the report names their rows)"
     imported = f"{totals.imported:,}" + f", {totals.warned:,} of them with a warning" * bool(totals.warned)
@@ -214,7 +215,7 @@ def _next_step(result: LoadResult, retry: str) -> str:
         )
     classes = {class_of(one.reason) for one in result.reasons if one.kind == "failure"}
     if totals.failed and classes == {ReasonClass.PERMANENT}:
-        return f"mend the failed rows by rules and see what would be sent: {retry} --fix RULES --dry-run"
+        return f"mend the failed rows by rules and see what would be sent: {retry} --fix trim --dry-run"
     if totals.failed:
         mended = " (with --fix RULES those too that must be mended)" if ReasonClass.PERMANENT in classes else ""
         return f"send the failed rows again: {retry}{mended}"

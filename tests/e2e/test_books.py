@@ -120,6 +120,9 @@ def test_a_report_stays_when_what_its_rows_are_found_from_is_gone(tmp_path: Path
             assert "note: the report was not written again, and stays as it was: collected files are gone" in again.err
             assert "orchestrator retry" not in again.err
             assert {path.name: path.read_bytes() for path in folder.glob("re*.*")} == before
+        retried = market.run("retry", folder.name, "--reasons", "all")
+        assert retried.code == 65, retried
+        assert "again with --force" in retried.err, "the source is not what is missing"
         (folder / "report.json").unlink()
         poor = market.run("report", folder.name)
         assert poor.code == 3, poor
@@ -176,9 +179,12 @@ def test_the_terminal_says_in_five_lines_what_a_person_needs(tmp_path: Path) -> 
         last = loaded.err.rstrip().splitlines()[-5:]
         totals = market.report().json["totals"]
         assert re.fullmatch(r"rows: +400 in leads\.csv, in .*: .* rows a second", last[0]), last
+        assert "in 0 s" not in last[0]
         assert last[1].startswith(f"imported:     {totals['imported']}, {totals['warned']} of them with a warning")
         assert re.match(rf"not imported: {totals['failed']} failed \(\d+ x ", last[2]), last
-        assert last[3].endswith(f": orchestrator retry {folder.name} --fix RULES --dry-run"), "each must be mended"
+        assert last[3].endswith(f": orchestrator retry {folder.name} --fix trim --dry-run"), "each must be mended"
+        tried = market.run(*last[3].partition(": orchestrator ")[2].split())
+        assert tried.code == 0, tried
         assert last[4] == f"report: {folder}"
         table = loaded.err.splitlines()
         head = next(number for number, line in enumerate(table) if line.startswith("ROWS"))
