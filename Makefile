@@ -26,7 +26,7 @@ load: $(VENV)/.ok ## load a real file: make load FILE=leads.csv [CONFIG=config.t
 	$(BIN)/orchestrator load "$(FILE)" $(if $(CONFIG),--config "$(CONFIG)") $(ARGS)
 
 test: $(VENV)/.ok ## run every test
-	$(BIN)/python -m pytest -n 2 --dist worksteal
+	$(BIN)/python -m pytest -n 3 --dist worksteal
 
 check: $(VENV)/.ok ## format, lint, types, layers, docs
 	$(BIN)/ruff format --check .
