@@ -36,7 +36,7 @@ from orchestrator.core.model import (
 )
 from orchestrator.core.origins import called, is_text, place
 from orchestrator.core.plan import load_id
-from orchestrator.errors import LoadBusy, Misconfigured, TooManyRejected
+from orchestrator.errors import Misconfigured, TooManyRejected
 
 log = structlog.get_logger()
 
@@ -246,14 +246,8 @@ def check_rejected(source: intake.Source, plan: Plan, max_rejected: int) -> None
 
 def own(ledger: Ledger, load: Load) -> locks.Ownership:
     """Become the load's owner, before anything of it is changed. Raises LoadBusy."""
-    ownership = locks.take_when_free(ledger.path, load.id)
-    if ownership is None:
-        raise LoadBusy(
-            load.id,
-            locks.owner_of(ledger.path, load.id),
-            remedy="`orchestrator status` shows how it stands; wait for it, or stop it and run this again.",
-        )
-    return ownership
+    remedy = "`orchestrator status` shows how it stands; wait for it, or stop it and run this again."
+    return locks.take_when_free(ledger.path, load.id, remedy)
 
 
 def rejected_at(source: intake.Source, rejected: RejectedRow) -> str:

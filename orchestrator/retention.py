@@ -93,11 +93,7 @@ def purge(ledger: Ledger, load: Load, *, unfinished: bool) -> None:
 
 @contextmanager
 def _owned(ledger: Ledger, load: Load) -> Iterator[None]:
-    ownership = locks.take_when_free(ledger.path, load.id)
-    if ownership is None:
-        raise LoadBusy(
-            load.id, locks.owner_of(ledger.path, load.id), remedy="Wait for it, or stop it and run this again."
-        )
+    ownership = locks.take_when_free(ledger.path, load.id, "Wait for it, or stop it and run this again.")
     try:
         with locks.reporting(ledger.path, load.id):
             yield

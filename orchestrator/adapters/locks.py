@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from orchestrator.core.model import LoadId
-from orchestrator.errors import LedgerUnusable
+from orchestrator.errors import LedgerUnusable, LoadBusy
 
 TRIES, TRY_EVERY_S = 6, 0.5
 """Who looks after another load's batches gives them back after each question."""
@@ -94,14 +94,15 @@ def _is_there(descriptor: int, path: Path) -> bool:
         return False
 
 
-def take_when_free(ledger: Path, load_id: LoadId) -> Ownership | None:
-    """Become the owner of a load; another load's process that only looks after its batches is waited for."""
+def take_when_free(ledger: Path, load_id: LoadId, remedy: str) -> Ownership:
+    """Become the owner of a load; another load's process that only looks after its batches is waited for. Raises
+    LoadBusy with this remedy, LedgerUnusable."""
     for attempt in range(TRIES):
         if attempt:
             time.sleep(TRY_EVERY_S)
         if (ownership := take(ledger, load_id)) is not None:
             return ownership
-    return None
+    raise LoadBusy(load_id, owner_of(ledger, load_id), remedy=remedy)
 
 
 def owner_of(ledger: Path, load_id: LoadId) -> int | None:
