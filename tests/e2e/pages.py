@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from random import Random
 
-from playwright.sync_api import Browser, sync_playwright
+from playwright.sync_api import Browser, expect, sync_playwright
 from report_case import Case, a_case
 
 from orchestrator.adapters.render import Written, write_report
@@ -27,6 +27,7 @@ FLAGS = [
     "--disable-sync",
 ]
 BEGAN_AT = 1_795_500_000.0
+expect.set_options(timeout=30_000)  # ms, as for every other wait: five seconds are short on a busy machine
 HEADER = "email,firstName,lastName,company,title,leadScore,phone,city,notes"
 REASONS = (
     "Invalid data type in field Lead Score",

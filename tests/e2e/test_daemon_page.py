@@ -65,6 +65,11 @@ class Visitor:
         self.page.wait_for_selector("#section-ended")
         return self.page
 
+    def submit(self, name: str) -> None:
+        """Press this button of a form, and wait for the page that its answer leads to."""
+        with self.page.expect_navigation():
+            self.page.get_by_role("button", name=name).click()
+
     def leave(self) -> None:
         self.context.close()
         assert self.complaints == []
@@ -162,22 +167,23 @@ def test_without_scripts_the_page_is_whole_and_loads_can_be_changed(opened: Brow
         page = one.sign_in()
         assert not page.locator("#live").is_visible()
         page.get_by_role("link", name="wrong one.csv").click()
-        page.get_by_role("button", name="Pause wrong one.csv").click()
+        page.wait_for_url("**/loads/*")
+        one.submit("Pause wrong one.csv")
         daemon.until(lambda: client.load(id)["phase"] == "paused")
         page.reload()
-        page.get_by_role("button", name="Priority low wrong one.csv").click()
+        one.submit("Priority low wrong one.csv")
         daemon.until(lambda: client.load(id)["priority"] == "low")
-        page.get_by_role("button", name="Resume wrong one.csv").click()
+        one.submit("Resume wrong one.csv")
         daemon.until(lambda: client.load(id)["phase"] == "running")
         page.reload()
         page.get_by_text("Cancel this load").click()
-        page.get_by_role("button", name="Cancel for good wrong one.csv").click()
+        one.submit("Cancel for good wrong one.csv")
         daemon.until(lambda: client.load(id)["ended_at"] is not None)
         page.reload()
         expect(page.get_by_role("status")).to_have_text("cancelled")
         page.get_by_role("link", name="report.csv").wait_for()
-        page.get_by_role("button", name="Sign out").click()
-        page.wait_for_url("**/login")
+        one.submit("Sign out")
+        assert page.url.endswith("/login")
         page.goto(client.url + "/")
         assert page.url.endswith("/login")
         one.leave()
