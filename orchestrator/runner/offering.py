@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from random import Random
 
-import anyio
 import structlog
 
 from orchestrator.adapters.clock import Clock
@@ -22,7 +21,7 @@ from orchestrator.caller import Caller
 from orchestrator.core.answers import batch_id_of
 from orchestrator.core.model import Accepted, AnswerLost, Deferred, Halved, Load, Refused, Standing, Submit
 from orchestrator.core.schedule import ChunkKey, Limits
-from orchestrator.core.verdicts import CUTS_OF_A_ROW, Answered, Outcome, Ruling, Verdict
+from orchestrator.core.verdicts import CUTS_OF_A_ROW, Answered, Outcome, Ruling, Verdict, judge
 from orchestrator.errors import SourceChanged, SourceMissing
 from orchestrator.runner.books import Books
 from orchestrator.runner.halving import halves
@@ -75,33 +74,27 @@ class Offering:
         chunk = await books.ask(books.ledger.chunk, load.id, action.number)
         content = ChunkBytes(load.source, load.header, chunk)
         offered: Standing | None = None
-        sending = False
 
         async def ask(token: str) -> Outcome:
-            nonlocal offered, sending
-            if offered is None:
-                offered = await self._claim(action)
-            sending = True
+            nonlocal offered
+            offered = await self._claim(action)
             outcome = await self._marketo.create(token, load.target, load.format, content)
-            sending = False
+            ruling = judge(outcome, "create")
+            if ruling.verdict is Verdict.RENEW_TOKEN:  # not executed, and another token may be long in coming
+                await self._put_off(offered, ruling)
+                offered = None
             return outcome
 
         try:
             outcome, ruling = await self._caller.call("create", ask)
         except _NoSlot:
             return
-        except anyio.get_cancelled_exc_class():
-            if offered is not None and not sending:  # its token was rejected: while another was waited for, we stopped
-                with anyio.CancelScope(shield=True):
-                    now = self._clock.now()
-                    await books.record(offered, Deferred(now, now, "stopped while a token was waited for"))
-            raise
         except (SourceChanged, SourceMissing):  # the body was not complete: nothing was executed
             if offered is not None:
                 await books.record(offered, Deferred(self._clock.now(), self._clock.now(), "source changed"))
             raise
         now = self._clock.now()
-        if offered is None:  # no token: nothing was sent, nothing is written down
+        if offered is None:  # no token that Marketo takes: nothing is left to write down
             self._strikes.give_up_if(ruling.verdict, ruling, now)
         elif isinstance(outcome, Answered) and ruling.verdict is Verdict.DONE:
             await self._answered(offered, outcome, now)
@@ -117,6 +110,14 @@ class Offering:
             raise _NoSlot
         self.under_way.add((action.load_id, action.number))
         return standing
+
+    async def _put_off(self, offered: Standing, ruling: Ruling) -> None:
+        """Its token was rejected: the upload ends here. It begins anew with another token, if one is to be had."""
+        now, key = self._clock.now(), (offered.load_id, offered.number)
+        log.warning("upload.refused", chunk=offered.number, verdict=ruling.verdict.name, why=ruling.why)
+        self._strikes.add(key, ruling.verdict.name, now)
+        await self._books.record(offered, Deferred(now, now + self._strikes.backoff_s(key), ruling.why))
+        self.under_way.discard(key)
 
     async def _answered(self, offered: Standing, outcome: Answered, now: float) -> None:
         """Marketo said success: the batch id is durable before anything else happens."""

@@ -205,19 +205,37 @@ def test_a_load_may_be_stopped_at_once_after_every_crash(record_property: Record
     record_property("crash points", smooth.points)
 
 
+def rejected(command: Command, kinds: frozenset[str] = frozenset({"code 601"})) -> Callable[[Scenario], None]:
+    """The token of the only upload is rejected, and another one is long in coming."""
+
+    def change(scenario: Scenario) -> None:
+        calm(scenario)
+        scenario.rows, scenario.commands = [2], [command]
+        scenario.settings = replace(scenario.settings, token_life=61.0)
+        scenario.rates, scenario.kinds, scenario.heal_at = {"create": 1.0}, kinds, 15.0
+
+    return change
+
+
 def test_a_stop_while_a_rejected_token_is_waited_out_makes_no_doubt() -> None:
     """An upload whose token was rejected was not executed: no slot is held for it, and nobody is told of a doubt."""
-
-    def rejected(scenario: Scenario) -> None:
-        calm(scenario)
-        scenario.settings = replace(scenario.settings, token_life=61.0)
-        scenario.rates, scenario.kinds, scenario.heal_at = {"create": 1.0}, frozenset({"code 601"}), 15.0
-        scenario.commands = [Command(stop_in_upload=1)]
-
-    outcome = play(0, rejected)
+    outcome = play(0, rejected(Command(stop_in_upload=1)))
     assert outcome.stops["interrupted"] == 1
-    assert outcome.faults["create: code 601"] >= 1
+    assert outcome.faults["create: code 601"] == 1
     assert outcome.doubts == 0
+
+
+def test_a_crash_while_a_rejected_token_is_waited_out_makes_no_doubt(record_property: Record) -> None:
+    """Its two uploads can be doubted in as many places as two uploads can, and in none between."""
+    doubted, tried = list[int](), 0
+    for kinds in (frozenset[str](), frozenset({"code 601"})):
+        points = play(0, rejected(Command(), kinds)).points
+        crashed = [play(0, rejected(Command(crashes=[point]), kinds)) for point in range(1, points + 1)]
+        doubted.append(sum(outcome.doubts for outcome in crashed))
+        tried += points
+    record_property("crash points", tried)
+    one_upload, two_uploads = doubted
+    assert two_uploads == 2 * one_upload > 0
 
 
 @pytest.mark.parametrize("for_good", [False, True])
