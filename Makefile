@@ -4,7 +4,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
 .ONESHELL:
-.PHONY: help demo load test check bench sim kills screenshots lock clean
+.PHONY: help demo load test check bench sim kills screenshots lock sbom audit clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -13,7 +13,7 @@ SEEDS ?= 1000
 SEED ?=
 KILLS ?= 100
 ARGS ?=
-LOCKED := --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --quiet
+LOCKED = $(ARGS) --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --quiet
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 8
@@ -25,7 +25,7 @@ load: $(VENV)/.ok ## load a real file: make load FILE=leads.csv [CONFIG=config.t
 	@if [ -z "$(FILE)" ]; then echo 'Which file? make load FILE=leads.csv' >&2; exit 2; fi
 	$(BIN)/orchestrator load "$(FILE)" $(if $(CONFIG),--config "$(CONFIG)") $(ARGS)
 
-test: $(VENV)/.ok ## run every test
+test: $(VENV)/.ok $(VENV)/.audit ## run every test
 	$(BIN)/python -m pytest -n 3 --dist worksteal
 
 check: $(VENV)/.ok ## format, lint, types, layers, docs
@@ -54,15 +54,25 @@ kills: $(VENV)/.ok ## real processes killed over and over, loads and the daemon:
 screenshots: $(VENV)/.ok ## pictures of the report and of the daemon's page, in demo/screenshots (needs a Chromium)
 	$(BIN)/python tests/e2e/screenshots.py demo/screenshots
 
-lock: ## write the locks again from pyproject.toml (needs uv): what everything needs, and what the benchmarks compare with
+lock: ## write the locks again from pyproject.toml (needs uv): of everything, and of what a user runs, the benchmarks, the audit (newest: ARGS=--upgrade)
 	uv pip compile $(LOCKED) --extra dev pyproject.toml -o requirements.lock
+	uv pip compile $(LOCKED) --extra parquet --extra zstd --constraint requirements.lock pyproject.toml -o deploy/requirements.lock
 	uv pip compile $(LOCKED) --extra bench --constraint requirements.lock pyproject.toml -o benchmarks/requirements.lock
+	uv pip compile $(LOCKED) --extra audit --constraint requirements.lock pyproject.toml -o tools/requirements.lock
+
+sbom: $(VENV)/.ok ## the parts of what a user runs, with versions, hashes and licences: dist/sbom.cdx.json (CycloneDX)
+	@$(BIN)/python tools/sbom.py dist/sbom.cdx.json
+
+audit: $(VENV)/.ok $(VENV)/.audit ## ask the public advisory database about every version that a lock pins
+	@$(BIN)/python tools/audit.py $(ARGS)
 
 clean: ## remove the environment and everything generated
-	rm -rf $(VENV) demo .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) demo dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 $(VENV)/.bench: benchmarks/requirements.lock $(VENV)/.ok
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --only-binary :all: -r benchmarks/requirements.lock
+$(VENV)/.audit: tools/requirements.lock $(VENV)/.ok
+$(VENV)/.bench $(VENV)/.audit:
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --only-binary :all: -r $<
 	touch $@
 
 $(VENV)/.ok: pyproject.toml requirements.lock
