@@ -196,6 +196,10 @@ class Marketo:
 
         return await self._exchange("GET", _batch_path(target, batch_id, which), FILE_DEADLINE_S, read, token=token)
 
+    async def usage(self, token: str) -> Outcome:
+        """How many calls were made today, by whoever has the subscription."""
+        return await self.get(token, "/rest/v1/stats/usage.json")
+
     async def get(
         self,
         token: str,

@@ -29,7 +29,7 @@ class Admission:
     """What is known of a queue: the subscription's, or the lane of one static list.
 
     Up to `room` of ours are filled at once when one of them ends. When all of those are there one upload probes whether
-    there is more: at once while nobody else was seen, after a refusal when a wait is over that doubles with each. (The
+    there is more: at once while nobody else was seen, after a refusal when a wait is over that grows with each. (The
     first two go together, one for each processor.) So a full queue costs a handful of uploads, not one for each chunk
     that waits.
     """
@@ -60,15 +60,16 @@ class Admission:
     def probe_at(self, speed: Speed | None, max_interval_s: float) -> float:
         """When one more than fit for sure may be tried.
 
-        Four batches' time after a refusal eight have ended; doubled with each further one, to sixteen batches' time.
-        While nothing is known of batches twice `max_interval_s`, doubled for longer.
+        Eight batches' time after a refusal sixteen have ended: whoever came with a few jobs is gone, and who came with
+        many stays; after a second one sixteen batches' time. While nothing is known of batches twice `max_interval_s`,
+        tripled with each further one.
         """
         if self.refusals == 0 or self.refused_last_at is None:
             return 0.0
         if speed is None:
-            return self.refused_last_at + max_interval_s * 2.0 ** min(self.refusals, 6)
-        wait_s = max(max_interval_s / 10, 4 * speed.batch_s)
-        return self.refused_last_at + wait_s * 2.0 ** min(self.refusals - 1, 2)
+            return self.refused_last_at + 2 * max_interval_s * 3.0 ** min(self.refusals - 1, 3)
+        wait_s = max(max_interval_s / 10, 8 * speed.batch_s)
+        return self.refused_last_at + wait_s * min(self.refusals, 2)
 
     def ceiling(self, now: float, held: int, in_marketo: int, probe_at: float, past: Sequence[Over] = ()) -> int:
         """How many of our batches may be open or on their way now, when `held` are and `in_marketo` of them are there.

@@ -81,7 +81,10 @@ class Offering:
             outcome = await self._marketo.create(token, load.target, load.format, content)
             ruling = judge(outcome, "create")
             if ruling.verdict is Verdict.RENEW_TOKEN:  # not executed, and another token may be long in coming
-                await self._put_off(offered, ruling)
+                log.warning("upload.refused", chunk=offered.number, verdict=ruling.verdict.name, why=ruling.why)
+                key = (offered.load_id, offered.number)
+                self._strikes.add(key, ruling.verdict.name, self._clock.now())
+                await self._put_off(offered, ruling.why, self._strikes.backoff_s(key))
                 offered = None
             return outcome
 
@@ -91,7 +94,7 @@ class Offering:
             return
         except (SourceChanged, SourceMissing):  # the body was not complete: nothing was executed
             if offered is not None:
-                await books.record(offered, Deferred(self._clock.now(), self._clock.now(), "source changed"))
+                await self._put_off(offered, "source changed")
             raise
         now = self._clock.now()
         if offered is None:  # no token that Marketo takes: nothing is left to write down
@@ -111,13 +114,11 @@ class Offering:
         self.under_way.add((action.load_id, action.number))
         return standing
 
-    async def _put_off(self, offered: Standing, ruling: Ruling) -> None:
-        """Its token was rejected: the upload ends here. It begins anew with another token, if one is to be had."""
-        now, key = self._clock.now(), (offered.load_id, offered.number)
-        log.warning("upload.refused", chunk=offered.number, verdict=ruling.verdict.name, why=ruling.why)
-        self._strikes.add(key, ruling.verdict.name, now)
-        await self._books.record(offered, Deferred(now, now + self._strikes.backoff_s(key), ruling.why))
-        self.under_way.discard(key)
+    async def _put_off(self, offered: Standing, why: str, wait_s: float = 0.0) -> None:
+        """It was not executed, and is offered again. To be written down before anything is waited for."""
+        now = self._clock.now()
+        await self._books.record(offered, Deferred(now, now + wait_s, why))
+        self.under_way.discard((offered.load_id, offered.number))
 
     async def _answered(self, offered: Standing, outcome: Answered, now: float) -> None:
         """Marketo said success: the batch id is durable before anything else happens."""
@@ -142,13 +143,13 @@ class Offering:
         match verdict := self._strikes.verdict(key, ruling, now):
             case Verdict.WAIT_FOR_SLOT:
                 await books.refused(None, now)  # first: the chunk would be offered again as if nothing had been learned
-                await books.record(offered, Deferred(now, now, why))
+                await self._put_off(offered, why)
             case Verdict.WAIT_FOR_LIST:
                 await books.refused(self._load.target.list_id, now)
-                await books.record(offered, Deferred(now, now, why))
+                await self._put_off(offered, why)
             case Verdict.HALVE if ruling.verdict is Verdict.HALVE:
                 await self._halve(offered, why)
-            case Verdict.HALVE if await self._is_cut_for_its_size(offered):
+            case Verdict.HALVE if self._is_cut_for_its_size(offered):
                 cuts = self._strikes.of(key, verdict.name)
                 why = f"the connection was cut {cuts} times while it was sent, and other calls got through ({why})"
                 await self._halve(offered, why)
@@ -157,24 +158,22 @@ class Offering:
             case Verdict.GIVE_UP_CHUNK:
                 await books.record(offered, Refused(now, why))
             case Verdict.SLOW_DOWN:
-                await books.record(offered, Deferred(now, now + ruling.wait_s, why))
+                await self._put_off(offered, why, ruling.wait_s)
             case _:
-                now = self._clock.now()  # whether it is cut for its size may have taken a call
-                await books.record(offered, Deferred(now, now + self._strikes.backoff_s(key), why))
+                await self._put_off(offered, why, self._strikes.backoff_s(key))
                 self._strikes.give_up_if(verdict, ruling, now)
+                if verdict is Verdict.HALVE and not self._others_got_through(key):
+                    await self._caller.call("other", self._marketo.usage)
 
-    async def _is_cut_for_its_size(self, offered: Standing) -> bool:
-        """Cut in mid-body again and again: is it the chunk, and not the network? Then other calls get through.
+    def _is_cut_for_its_size(self, offered: Standing) -> bool:
+        """Cut in mid-body again and again: is it the chunk, and not the network? Then other calls get through."""
+        key = (offered.load_id, offered.number)
+        enough = offered.rows > 1 or self._strikes.of(key, Verdict.HALVE.name) >= CUTS_OF_A_ROW
+        return enough and self._others_got_through(key)
 
-        Where no other call was made meanwhile, one is made to see: any answer will do.
-        """
-        key, what = (offered.load_id, offered.number), Verdict.HALVE.name
-        since = self._strikes.since(key, what)
-        if (self._caller.sound_at or 0.0) < since:
-            await self._caller.call("other", lambda token: self._marketo.get(token, "/rest/v1/stats/usage.json"))
-        if (self._caller.sound_at or 0.0) < since:
-            return False
-        return offered.rows > 1 or self._strikes.of(key, what) >= CUTS_OF_A_ROW
+    def _others_got_through(self, key: ChunkKey) -> bool:
+        """Since the first of its cuts. Where no other call was made, one is made to see: any answer will do."""
+        return (self._caller.sound_at or 0.0) >= self._strikes.since(key, Verdict.HALVE.name)
 
     async def _halve(self, offered: Standing, why: str) -> None:
         load, books, clock = self._load, self._books, self._clock
@@ -185,6 +184,6 @@ class Offering:
         try:
             parts = await halves(load, chunk)
         except (SourceChanged, SourceMissing) as error:
-            await books.record(offered, Deferred(clock.now(), clock.now(), error.message))
+            await self._put_off(offered, error.message)
             raise
         await books.record(offered, Halved(clock.now(), parts, why))

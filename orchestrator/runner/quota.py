@@ -42,9 +42,7 @@ class Quota:
         outcome: Outcome | None = None
         try:
             with anyio.move_on_after(patience_s):
-                outcome, _ = await self._caller.call(
-                    "other", lambda token: self._marketo.get(token, "/rest/v1/stats/usage.json")
-                )
+                outcome, _ = await self._caller.call("other", self._marketo.usage)
         finally:
             self._asking = False
         used: int | None = None

@@ -50,8 +50,8 @@ def test_refusals_in_a_row_are_waited_out_longer_and_longer() -> None:
         queue = queue.refused(NOW, 2)
         waits.append((queue.probe_at(speed, 30.0) - NOW) / speed.batch_s)
         unknown.append(queue.probe_at(None, 30.0) - NOW)
-    assert waits == [4, 8, 16, 16, 16, 16, 16, 16]
-    assert unknown == [60, 120, 240, 480, 960, 1920, 1920, 1920]
+    assert waits == [8, 16, 16, 16, 16, 16, 16, 16]
+    assert unknown == [60, 180, 540, 1620, 1620, 1620, 1620, 1620]
     assert queue.accepted(3).probe_at(speed, 30.0) == 0.0
 
 

@@ -11,13 +11,18 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import patch
 
+import anyio
 import pytest
 from simulation import reached, storage
 from simulation.planted import PLANTED, SHOWN_BY
 from simulation.play import play
 from simulation.promises import BrokenPromise
 from simulation.scenario import Command, Network, Scenario
+
+from orchestrator.adapters.marketo import Marketo
+from orchestrator.core.verdicts import Failed, Outcome
 
 SEEDS = int(os.environ.get("SIMULATION_SEEDS", "3000"))
 SEEDS_A_TEST = 100
@@ -236,6 +241,33 @@ def test_a_crash_while_a_rejected_token_is_waited_out_makes_no_doubt(record_prop
     record_property("crash points", tried)
     one_upload, two_uploads = doubted
     assert two_uploads == 2 * one_upload > 0
+
+
+@pytest.mark.parametrize("stopped_at", [5.0, 60.0, 90.0, 120.0, 150.0])
+def test_a_stop_while_it_is_asked_why_uploads_are_cut_makes_no_doubt(stopped_at: float) -> None:
+    """An upload that was cut in its midst was not executed, however long the question takes that follows."""
+
+    def cut(scenario: Scenario) -> None:
+        calm(scenario)
+        scenario.commands = [Command(stops=[stopped_at])]
+        scenario.settings = replace(scenario.settings, file_limit=600)
+        scenario.network = Network(early_reset=True)
+
+    asked = 0
+
+    async def silent(self: Marketo, token: str) -> Outcome:
+        nonlocal asked
+        asked += 1
+        if asked > 6:
+            return await self.get(token, "/rest/v1/stats/usage.json")
+        await anyio.sleep(60.0)
+        return Failed("no answer")
+
+    with patch.object(Marketo, "usage", silent):
+        outcome = play(0, cut)
+    assert outcome.stops["interrupted"] == 1
+    assert asked > 2
+    assert outcome.doubts == 0
 
 
 @pytest.mark.parametrize(
