@@ -139,6 +139,22 @@ def test_a_hook_that_hangs_or_is_not_there_does_not_keep_loads_waiting(tmp_path:
             assert one.end() == 143
 
 
+@pytest.mark.parametrize("command", [" ", "tell 'loud"])
+def test_a_hook_that_names_no_program_is_refused(tmp_path: Path, command: str) -> None:
+    """It was the end of the daemon when the first event was told, and of the next daemon."""
+    config = tmp_path / "config.toml"
+    config.write_text("[daemon]\n")
+    config.chmod(0o600)
+    with shop(tmp_path, quick()) as market, daemon(market) as one:
+        config.write_text(f'[daemon]\nhook_command = "{command}"\n')
+        one.signal(signal.SIGHUP)
+        one.until(lambda: one.said("config.refused"))
+        assert "hook_command" in one.said("config.refused")[0]["why"]
+        drop(tmp_path / "inbox", "leads.csv", people("a", 10))
+        one.until(lambda: ended(tmp_path / "done"))
+        assert one.end() == 143
+
+
 def test_systemd_hears_of_the_start_of_life_and_of_the_end(tmp_path: Path) -> None:
     """Type=notify: what depends on the daemon begins when it takes files; one that hangs is restarted."""
     told: list[str] = []
