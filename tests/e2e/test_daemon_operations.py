@@ -291,6 +291,30 @@ def test_loads_of_one_process_share_the_calls_at_a_time(tmp_path: Path) -> None:
         assert report_of(market, delivery).json["totals"]["imported"] == 1_000
 
 
+def test_loads_of_one_subscription_do_not_wait_for_the_queue_of_another(tmp_path: Path) -> None:
+    """Somebody fills the queue of one all day: as many loads of it as may run at a time stand still."""
+    with shop(tmp_path, quick()) as market, SimulatorServer(quick()) as other:
+        market.simulator.occupy(10)
+        config = tmp_path / "config.toml"
+        config.write_text(
+            f"[subscriptions.emea.marketo]\nbase_url = '{other.base_url}'\nclient_id = 'demo-client'\n"
+            "client_secret = 'demo-secret'\n"
+        )
+        config.chmod(0o600)
+        with daemon(market, ORCHESTRATOR_DAEMON__LOADS_AT_ONCE="2") as one:
+            for name in ("1.csv", "2.csv", "3.csv"):
+                drop(tmp_path / "inbox", name, people(f"here{name[0]}x", 20))
+            one.until(lambda: len(one.said("load.planned")) == 2 and len(one.said("file.taken")) == 3)
+            (tmp_path / "inbox" / "emea").mkdir()
+            (tmp_path / "inbox" / "emea" / "load.toml").write_text("subscription = 'emea'\n")
+            drop(tmp_path / "inbox" / "emea", "there.csv", people("there", 20))
+            one.until(lambda: "there.csv" in ended(tmp_path / "done"))
+            assert len(one.said("load.planned")) == 3, "no more of one subscription than may run at a time"
+            market.simulator.release(10)
+            one.until(lambda: len(ended(tmp_path / "done")) == 4)
+            assert one.end() == 143
+
+
 def test_the_same_content_is_loaded_once_unless_it_is_forced(tmp_path: Path) -> None:
     """A sender that sends twice does not mean it; one that says force does."""
     with shop(tmp_path, quick(keep_bodies=True)) as market, served(market) as (one, client):
