@@ -22,6 +22,7 @@ from e2e.daemon import Daemon, csv, daemon, drop, ended, people, report_of, serv
 from e2e.shop import quick, rows_received, shop
 from packaging.requirements import Requirement
 
+from orchestrator.simulator.faults import Scripted
 from orchestrator.simulator.http import SimulatorServer
 
 ROOT = Path(__file__).parent.parent.parent
@@ -289,6 +290,29 @@ def test_loads_of_one_process_share_the_calls_at_a_time(tmp_path: Path) -> None:
     assert market.simulator.truth()["violations"] == []
     for delivery in ended(tmp_path / "done").values():
         assert report_of(market, delivery).json["totals"]["imported"] == 1_000
+
+
+def test_a_subscription_that_is_configured_later_has_its_calls_shared_as_well(tmp_path: Path) -> None:
+    """SIGHUP makes it usable; its loads would each make as many calls at a time as all may."""
+    with shop(tmp_path, quick()) as market, SimulatorServer(quick(calls_at_once=3)) as other:
+        config = tmp_path / "config.toml"
+        config.write_text("")
+        config.chmod(0o600)
+        for kind in ("create", "status"):
+            other.model.faults.scripted.append(Scripted("slow", on=kind, times=100))
+        with daemon(market, ORCHESTRATOR_LIMITS__CONCURRENT_CALLS="1") as one:
+            config.write_text(
+                f"[subscriptions.emea.marketo]\nbase_url = '{other.base_url}'\nclient_id = 'demo-client'\n"
+                "client_secret = 'demo-secret'\n"
+            )
+            one.signal(signal.SIGHUP)
+            one.until(lambda: one.said("config.reloaded"))
+            (tmp_path / "inbox" / "load.toml").write_text("subscription = 'emea'\n")
+            for number in range(12):
+                drop(tmp_path / "inbox", f"{number}.csv", people(f"late{number}x", 20))
+            one.until(lambda: len(ended(tmp_path / "done")) == 12)
+            assert one.end() == 143
+        assert other.truth()["violations"] == []
 
 
 def test_loads_of_one_subscription_do_not_wait_for_the_queue_of_another(tmp_path: Path) -> None:
