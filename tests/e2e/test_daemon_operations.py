@@ -339,6 +339,30 @@ def test_loads_of_one_subscription_do_not_wait_for_the_queue_of_another(tmp_path
             assert one.end() == 143
 
 
+def test_what_alerts_count_is_there_before_it_happens(tmp_path: Path) -> None:
+    """Prometheus sees no increase in what appears with its first 1: the first file that fails would alert nobody."""
+    alerts = (ROOT / "docs" / "operations.md").read_text().partition("## What alerts mean")[2].partition("\n## ")[0]
+    counted = set(re.findall(r"increase\((orchestrator_\w+)\{", alerts))
+    assert counted
+    (tmp_path / "inbox").mkdir()
+    with shop(tmp_path, quick()) as market, served(market) as (one, client):
+        before = client.http.get("/metrics").text
+        drop(tmp_path / "inbox", "empty.csv", [])
+        drop(tmp_path / "inbox", "leads.csv", people("a", 20, bad=1))
+        one.until(lambda: ended(tmp_path / "failed") and ended(tmp_path / "done"))
+        after = client.http.get("/metrics").text
+        assert one.end() == 143
+
+    def samples(text: str) -> dict[str, float]:
+        found = re.findall(r"^((\w+)\{.*\}) (\S+)$", text, re.MULTILINE)
+        return {name: float(value) for name, family, value in found if family in counted}
+
+    assert set(samples(before).values()) == {0.0}
+    assert set(samples(after)) == set(samples(before)), "nothing appears with its first 1"
+    grown = {name for name, value in samples(after).items() if value}
+    assert {'orchestrator_loads_total{exit_code="65"}', 'orchestrator_rows_total{outcome="failed"}'} <= grown
+
+
 def test_the_same_content_is_loaded_once_unless_it_is_forced(tmp_path: Path) -> None:
     """A sender that sends twice does not mean it; one that says force does."""
     with shop(tmp_path, quick(keep_bodies=True)) as market, served(market) as (one, client):
