@@ -315,6 +315,20 @@ def test_a_subscription_that_is_configured_later_has_its_calls_shared_as_well(tm
         assert other.truth()["violations"] == []
 
 
+def test_what_is_wrong_with_a_file_of_many_subscriptions_is_said_once(tmp_path: Path) -> None:
+    """The configuration is read for each of them."""
+    with shop(tmp_path, quick()) as market:
+        config = tmp_path / "config.toml"
+        for name in ("emea", "apac"):
+            with config.open("a") as file:
+                file.write(f"[subscriptions.{name}.marketo]\nbase_url = '{market.simulator.base_url}'\n")
+                file.write("client_id = 'demo-client'\nclient_secret = 'demo-secret'\n")
+        config.chmod(0o644)
+        with daemon(market) as one:
+            assert one.end() == 143
+        assert len([line for line in one.text if "holds a secret" in line]) == 1
+
+
 def test_loads_of_one_subscription_do_not_wait_for_the_queue_of_another(tmp_path: Path) -> None:
     """Somebody fills the queue of one all day: as many loads of it as may run at a time stand still."""
     with shop(tmp_path, quick()) as market, SimulatorServer(quick()) as other:
