@@ -10,6 +10,7 @@ from __future__ import annotations
 import difflib
 import ipaddress
 import re
+import shlex
 import stat
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
@@ -57,6 +58,16 @@ def _base_url(value: str) -> str:
     if parts.scheme == "http" and not is_loopback(host):
         raise ValueError("must be https: over http, credentials and leads could be read on the way")
     return f"{parts.scheme}://{f'[{host}]' if ':' in host else host}{port}"
+
+
+def _hook_command(value: str) -> str:
+    try:
+        words = shlex.split(value)
+    except ValueError as error:
+        raise ValueError(f"cannot be cut into a program and its arguments: {error}") from None
+    if value and not words:
+        raise ValueError("names no program")
+    return value
 
 
 def _hook_url(value: SecretStr) -> SecretStr:
@@ -147,7 +158,7 @@ class DaemonSection(_Section):
     tls_key: Path | None = None
     token_file: Path = Path(".orchestrator/daemon.token")
     upload_bytes: int = Field(2_000_000_000, ge=1)
-    hook_command: str = ""
+    hook_command: Annotated[str, AfterValidator(_hook_command)] = ""
     hook_url: Annotated[SecretStr, AfterValidator(_hook_url)] = SecretStr("")
     waiting_after: float = Field(3_600.0, gt=0, allow_inf_nan=False)
 

@@ -55,9 +55,8 @@ def run_daemon(options: argparse.Namespace, output: Output) -> int:
     source = SetupSource(path, dict(os.environ), flags, configure_logs)
     wipe_secrets()
     setup = source.read()
-    for config in setup.by_name.values():
-        for warning in config.warnings:
-            output.note(f"warning: {warning}")
+    for warning in dict.fromkeys(warning for config in setup.by_name.values() for warning in config.warnings):
+        output.note(f"warning: {warning}")
 
     def ready() -> None:
         url = service.listener.url if service.listener is not None else None

@@ -1,7 +1,8 @@
 """What does a monitoring system read? The text format of Prometheus, version 0.0.4.
 
 Written here: the format is a few lines, and what is told is either in the overview or in one of the counters below.
-Counters begin at 0 with the process, as Prometheus expects.
+Counters begin at 0 with the process, as Prometheus expects: of what appears with its first 1 it sees no increase, and
+the alert about it would be silent.
 """
 
 from __future__ import annotations
@@ -10,13 +11,16 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from statistics import median
 
-from orchestrator.core.worth import class_of
+from orchestrator.core.worth import ReasonClass, class_of
 from orchestrator.daemon.deliveries import Delivery
 from orchestrator.daemon.overview import Overview
 from orchestrator.runner.loop import Progress
 
 Labels = tuple[tuple[str, str], ...]
 PREFIX = "orchestrator_"
+ENDINGS = ("0", "2", "3", "4", "65", "66", "70", "78", "none")
+"""Exit codes of deliveries that are over; "none" of those cancelled before anything was sent."""
+OUTCOMES = ("imported", "failed", "warned", "rejected", "unsent", "unknown")
 SLOT_KINDS = ("sending", "queued", "importing", "doubtful", "others", "free")
 
 
@@ -24,9 +28,9 @@ class Counters:
     """What has been counted since the process began."""
 
     def __init__(self) -> None:
-        self.loads: Counter[str] = Counter()
-        self.rows: Counter[str] = Counter()
-        self.failures: Counter[str] = Counter()
+        self.loads = Counter(dict.fromkeys(ENDINGS, 0))
+        self.rows = Counter(dict.fromkeys(OUTCOMES, 0))
+        self.failures = Counter({str(one): 0 for one in ReasonClass})
         self.bytes: Counter[str] = Counter()
         self.calls: Counter[str] = Counter()
         self.requests: Counter[str] = Counter()
@@ -50,7 +54,7 @@ class Counters:
         result = delivery.result
         if not result or result["already_finished"]:
             return
-        for outcome in ("imported", "failed", "warned", "rejected", "unsent", "unknown"):
+        for outcome in OUTCOMES:
             self.rows[outcome] += result["totals"][outcome]
         for reason in result["reasons"]:
             if reason["kind"] == "failure":

@@ -119,11 +119,16 @@ class Service:
 
     def _shared(self, world: World) -> World:
         """All loads of this process share the calls at a time of their subscription, and one look at the loop."""
-        turns = {
-            config.subscription_host: anyio.Semaphore(config.limits.concurrent_calls)
-            for config in self.setup.by_name.values()
-        }
-        return replace(world, turns={**turns, **world.turns}, lag_every_s=None)
+        self._turns = dict(world.turns)
+        self._share_calls()
+        return replace(world, turns=self._turns, lag_every_s=None)
+
+    def _share_calls(self) -> None:
+        """Of each subscription as it is configured now; a changed number is for loads that begin afterwards."""
+        configured = {one.subscription_host: one.limits.concurrent_calls for one in self.setup.by_name.values()}
+        for host, most in configured.items():
+            if host not in self._turns or self._turns[host].max_value != most:
+                self._turns[host] = anyio.Semaphore(most, max_value=most)
 
     def _check(self, settings: LoadSettings) -> None:
         self.setup.check(settings)
@@ -174,6 +179,7 @@ class Service:
             self._notifier.status("the new configuration was refused; the old one is in use")
             return
         self.setup = new
+        self._share_calls()
         self.inbox.quiet_s = new.daemon.quiet_period
         self.supervisor.try_again()
         self.changes.tell()

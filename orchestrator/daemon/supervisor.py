@@ -9,6 +9,7 @@ Marketo may be down for hours, and a person may mend the configuration meanwhile
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
@@ -65,14 +66,15 @@ Progressed = Callable[[str, str, Progress], None]
 
 @dataclass
 class RunningLoad:
-    """One load under way in this process."""
+    """One load under way in this process. subscription: its name in the configuration."""
 
+    subscription: str
     stop: StopRequest = field(default_factory=StopRequest)
     progress: Progress | None = None
 
 
 class Supervisor:
-    """Runs what is open, as many at a time as may be."""
+    """Runs what is open, of each subscription as many at a time as may be: none waits for the queue of another."""
 
     def __init__(
         self,
@@ -168,12 +170,15 @@ class Supervisor:
         now, wake_at = self._world.clock.now(), float("inf")
         if self._stopping:
             return wake_at
+        running = Counter(run.subscription for run in self.running.values())
         waiting = [one for one in self.open.values() if one.id not in self.running and not one.paused]
         for delivery in sorted(waiting, key=lambda one: (URGENCY.get(one.settings.get("priority"), 1), one.taken_at)):
+            subscription = delivery.settings.get("subscription") or ""
             if delivery.not_before > now:
                 wake_at = min(wake_at, delivery.not_before)
-            elif len(self.running) < self._setup().daemon.loads_at_once:
-                self.running[delivery.id] = run = RunningLoad()
+            elif running[subscription] < self._setup().daemon.loads_at_once:
+                running[subscription] += 1
+                self.running[delivery.id] = run = RunningLoad(subscription)
                 if delivery.cancelled:
                     run.stop.cancel()
                 tasks.start_soon(self._carry, delivery, run)

@@ -22,6 +22,7 @@ from e2e.daemon import Daemon, csv, daemon, drop, ended, people, report_of, serv
 from e2e.shop import quick, rows_received, shop
 from packaging.requirements import Requirement
 
+from orchestrator.simulator.faults import Scripted
 from orchestrator.simulator.http import SimulatorServer
 
 ROOT = Path(__file__).parent.parent.parent
@@ -137,6 +138,22 @@ def test_a_hook_that_hangs_or_is_not_there_does_not_keep_loads_waiting(tmp_path:
         with daemon(market, ORCHESTRATOR_DAEMON__HOOK_COMMAND="/no/such/program") as one:
             one.until(lambda: one.said("hook.failed"))
             assert one.end() == 143
+
+
+@pytest.mark.parametrize("command", [" ", "tell 'loud"])
+def test_a_hook_that_names_no_program_is_refused(tmp_path: Path, command: str) -> None:
+    """It was the end of the daemon when the first event was told, and of the next daemon."""
+    config = tmp_path / "config.toml"
+    config.write_text("[daemon]\n")
+    config.chmod(0o600)
+    with shop(tmp_path, quick()) as market, daemon(market) as one:
+        config.write_text(f'[daemon]\nhook_command = "{command}"\n')
+        one.signal(signal.SIGHUP)
+        one.until(lambda: one.said("config.refused"))
+        assert "hook_command" in one.said("config.refused")[0]["why"]
+        drop(tmp_path / "inbox", "leads.csv", people("a", 10))
+        one.until(lambda: ended(tmp_path / "done"))
+        assert one.end() == 143
 
 
 def test_systemd_hears_of_the_start_of_life_and_of_the_end(tmp_path: Path) -> None:
@@ -273,6 +290,91 @@ def test_loads_of_one_process_share_the_calls_at_a_time(tmp_path: Path) -> None:
     assert market.simulator.truth()["violations"] == []
     for delivery in ended(tmp_path / "done").values():
         assert report_of(market, delivery).json["totals"]["imported"] == 1_000
+
+
+def test_a_subscription_that_is_configured_later_has_its_calls_shared_as_well(tmp_path: Path) -> None:
+    """SIGHUP makes it usable; its loads would each make as many calls at a time as all may."""
+    with shop(tmp_path, quick()) as market, SimulatorServer(quick(calls_at_once=3)) as other:
+        config = tmp_path / "config.toml"
+        config.write_text("")
+        config.chmod(0o600)
+        for kind in ("create", "status"):
+            other.model.faults.scripted.append(Scripted("slow", on=kind, times=100))
+        with daemon(market, ORCHESTRATOR_LIMITS__CONCURRENT_CALLS="1") as one:
+            config.write_text(
+                f"[subscriptions.emea.marketo]\nbase_url = '{other.base_url}'\nclient_id = 'demo-client'\n"
+                "client_secret = 'demo-secret'\n"
+            )
+            one.signal(signal.SIGHUP)
+            one.until(lambda: one.said("config.reloaded"))
+            (tmp_path / "inbox" / "load.toml").write_text("subscription = 'emea'\n")
+            for number in range(12):
+                drop(tmp_path / "inbox", f"{number}.csv", people(f"late{number}x", 20))
+            one.until(lambda: len(ended(tmp_path / "done")) == 12)
+            assert one.end() == 143
+        assert other.truth()["violations"] == []
+
+
+def test_what_is_wrong_with_a_file_of_many_subscriptions_is_said_once(tmp_path: Path) -> None:
+    """The configuration is read for each of them."""
+    with shop(tmp_path, quick()) as market:
+        config = tmp_path / "config.toml"
+        for name in ("emea", "apac"):
+            with config.open("a") as file:
+                file.write(f"[subscriptions.{name}.marketo]\nbase_url = '{market.simulator.base_url}'\n")
+                file.write("client_id = 'demo-client'\nclient_secret = 'demo-secret'\n")
+        config.chmod(0o644)
+        with daemon(market) as one:
+            assert one.end() == 143
+        assert len([line for line in one.text if "holds a secret" in line]) == 1
+
+
+def test_loads_of_one_subscription_do_not_wait_for_the_queue_of_another(tmp_path: Path) -> None:
+    """Somebody fills the queue of one all day: as many loads of it as may run at a time stand still."""
+    with shop(tmp_path, quick()) as market, SimulatorServer(quick()) as other:
+        market.simulator.occupy(10)
+        config = tmp_path / "config.toml"
+        config.write_text(
+            f"[subscriptions.emea.marketo]\nbase_url = '{other.base_url}'\nclient_id = 'demo-client'\n"
+            "client_secret = 'demo-secret'\n"
+        )
+        config.chmod(0o600)
+        with daemon(market, ORCHESTRATOR_DAEMON__LOADS_AT_ONCE="2") as one:
+            for name in ("1.csv", "2.csv", "3.csv"):
+                drop(tmp_path / "inbox", name, people(f"here{name[0]}x", 20))
+            one.until(lambda: len(one.said("load.planned")) == 2 and len(one.said("file.taken")) == 3)
+            (tmp_path / "inbox" / "emea").mkdir()
+            (tmp_path / "inbox" / "emea" / "load.toml").write_text("subscription = 'emea'\n")
+            drop(tmp_path / "inbox" / "emea", "there.csv", people("there", 20))
+            one.until(lambda: "there.csv" in ended(tmp_path / "done"))
+            assert len(one.said("load.planned")) == 3, "no more of one subscription than may run at a time"
+            market.simulator.release(10)
+            one.until(lambda: len(ended(tmp_path / "done")) == 4)
+            assert one.end() == 143
+
+
+def test_what_alerts_count_is_there_before_it_happens(tmp_path: Path) -> None:
+    """Prometheus sees no increase in what appears with its first 1: the first file that fails would alert nobody."""
+    alerts = (ROOT / "docs" / "operations.md").read_text().partition("## What alerts mean")[2].partition("\n## ")[0]
+    counted = set(re.findall(r"increase\((orchestrator_\w+)\{", alerts))
+    assert counted
+    (tmp_path / "inbox").mkdir()
+    with shop(tmp_path, quick()) as market, served(market) as (one, client):
+        before = client.http.get("/metrics").text
+        drop(tmp_path / "inbox", "empty.csv", [])
+        drop(tmp_path / "inbox", "leads.csv", people("a", 20, bad=1))
+        one.until(lambda: ended(tmp_path / "failed") and ended(tmp_path / "done"))
+        after = client.http.get("/metrics").text
+        assert one.end() == 143
+
+    def samples(text: str) -> dict[str, float]:
+        found = re.findall(r"^((\w+)\{.*\}) (\S+)$", text, re.MULTILINE)
+        return {name: float(value) for name, family, value in found if family in counted}
+
+    assert set(samples(before).values()) == {0.0}
+    assert set(samples(after)) == set(samples(before)), "nothing appears with its first 1"
+    grown = {name for name, value in samples(after).items() if value}
+    assert {'orchestrator_loads_total{exit_code="65"}', 'orchestrator_rows_total{outcome="failed"}'} <= grown
 
 
 def test_the_same_content_is_loaded_once_unless_it_is_forced(tmp_path: Path) -> None:
