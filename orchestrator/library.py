@@ -95,6 +95,8 @@ log = structlog.get_logger()
 
 PATIENCE_S = 5.0
 """How long Marketo is waited for where a load can do without the answer."""
+COLUMNS_NAMED = 20
+"""Columns that do not fit, each with a line of its own."""
 IDS_SHOWN = 3
 """Ids of loads named in a message."""
 
@@ -436,14 +438,18 @@ async def _check_header(marketo: Marketo, caller: Caller, ledger: Ledger, load: 
     known: Described | None = None
     with anyio.move_on_after(PATIENCE_S):
         known, _ = await checks.describe(marketo, caller, load.target)
-    for misfit in misfits(load.header.own, known, load.target) if known is not None else ():
+    found = misfits(load.header.own, known, load.target) if known is not None else []
+    for misfit in found:
         if misfit.refuses:
             retrying.forget(ledger, load)
             raise Misconfigured(
                 f"{source_name(load)}: field {misfit.column!r}: {misfit.note}; nothing was sent",
                 remedy="Name the column as Marketo names the field, or set --lookup-field.",
             )
+    for misfit in found[:COLUMNS_NAMED]:
         log.warning("column.unfit", column=misfit.column, note=misfit.note)
+    if len(found) > COLUMNS_NAMED:
+        log.warning("columns.unfit", more=len(found) - COLUMNS_NAMED)
 
 
 def _eta_error(estimate: Estimate | None, ended_at: float) -> float | None:

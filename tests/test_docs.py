@@ -16,6 +16,7 @@ from orchestrator import errors
 from orchestrator.cli.main import EXIT_CODES, parser
 from orchestrator.config import SECTIONS, load_config
 from orchestrator.core.model import State
+from orchestrator.core.repair import KINDS
 from orchestrator.core.verdicts import Verdict
 
 ROOT = Path(__file__).parent.parent
@@ -44,6 +45,14 @@ def test_every_command_and_flag_is_documented() -> None:
             assert action.help, f"{name}: {action.dest} has no help"
             for flag in action.option_strings:
                 assert re.search(rf"{re.escape(flag)}\b", section + common), f"`{name}` does not document {flag}"
+
+
+def test_every_repair_rule_is_in_the_help_and_documented() -> None:
+    """Whoever sits before a thousand failed rows types --help first."""
+    said = next(command.format_help() for name, command in parsers(parser()) if name.endswith("retry"))
+    for kind in KINDS.values():
+        assert kind.shape in "".join(said.split())
+        assert kind.shape.split("[")[0].split("=")[0] in COMMANDS
 
 
 def test_no_flag_is_documented_that_does_not_exist() -> None:

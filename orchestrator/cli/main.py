@@ -175,7 +175,15 @@ def parser() -> argparse.ArgumentParser:
         "pass by itself, or mended by rules. The same command again resumes.",
     )
     retry.add_argument("load", metavar="LOAD", help="id of a finished load, or how it begins")
-    retry.add_argument("--fix", action="append", default=[], metavar="RULES", help="mend rows: trim,lower:email,...")
+    retry.add_argument(
+        "--fix",
+        action="append",
+        default=[],
+        metavar="RULES",
+        help="mend rows by rules, separated by commas: trim[:COLUMN], strip-controls[:COLUMN], one-line[:COLUMN], "
+        "lower:COLUMN, upper:COLUMN, blank:COLUMN, blank-invalid:COLUMN[=TYPE], truncate:COLUMN=CHARACTERS, "
+        "map:COLUMN=FILE",
+    )
     retry.add_argument(
         "--reasons",
         choices=("transient", "unknown", "all"),

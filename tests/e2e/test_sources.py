@@ -319,6 +319,18 @@ def test_a_load_warns_of_columns_that_marketo_will_ignore_and_loads(tmp_path: Pa
         assert "does not let this field be written" in warned["createdAt"]
 
 
+def test_thousands_of_columns_that_do_not_fit_do_not_make_thousands_of_lines(tmp_path: Path) -> None:
+    """Twenty by name, and how many more: `check` names them all."""
+    columns = [f"zz{number}" for number in range(2_000)]
+    (tmp_path / "a.csv").write_text(f"email,{','.join(columns)}\na@x.de,{','.join('x' for _ in columns)}\n")
+    with shop(tmp_path, quick()) as market:
+        done = market.run("load", "a.csv")
+        assert done.code == 0, done
+        lines = [json.loads(line) for line in done.err.splitlines() if ".unfit" in line]
+        assert [line["event"] for line in lines] == ["column.unfit"] * 20 + ["columns.unfit"]
+        assert lines[-1]["more"] == 1_980
+
+
 def test_a_load_by_a_field_that_marketo_does_not_have_is_refused_before_anything_is_sent(tmp_path: Path) -> None:
     """Every row would fail."""
     (tmp_path / "a.csv.gz").write_bytes(gzip.compress(b"emial,firstName\na@x.de,Ann\n"))
