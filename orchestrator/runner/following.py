@@ -200,6 +200,7 @@ class Following:
 
     async def _save_file(self, action: Collect, which: ResultFile, rows: int) -> CollectedFile | None:
         load, key = self._loads[action.load_id], (action.load_id, action.number)
+        short, missing = f"{which} too short", f"{which} missing"
         folder = Path(load.collected_dir)
         await anyio.to_thread.run_sync(private_folder, folder)
         save_to = folder / f"{action.number:06d}-{action.batch_id}.{which}.{load.format}"
@@ -210,12 +211,12 @@ class Following:
         if isinstance(outcome, Saved):
             records, ended = await anyio.to_thread.run_sync(_count_records, save_to, load)
             # More records than rows are values with line ends that were not quoted again.
-            if (records >= rows and ended) or self._strikes.of(key, which) >= FILE_TRIES:
+            if (records >= rows and ended) or self._strikes.of(key, short) >= FILE_TRIES:
                 return CollectedFile(str(save_to), records)
             why = f"the {which} file has {records} rows where Marketo counted {rows}"
             if records >= rows:
                 why = f"the {which} file does not end with a line end: it may be cut"
-        elif ruling.verdict is Verdict.NOTHING_THERE and self._is_missing(key, which):
+        elif ruling.verdict is Verdict.NOTHING_THERE and self._is_missing(key, missing):
             return None
         elif (verdict := self._strikes.verdict(key, ruling, self._clock.now())) is Verdict.GONE:
             raise _GoneError(ruling.why)
@@ -223,14 +224,16 @@ class Following:
             self._strikes.give_up_if(verdict, ruling, self._clock.now())
             why = ruling.why or f"no {which} file, though Marketo counted {rows} rows"
         log.warning("collect.failed", batch=action.batch_id, which=which, why=why)
-        if isinstance(outcome, Saved) or ruling.verdict is Verdict.NOTHING_THERE:
-            self._strikes.add(key, which, self._clock.now())
+        if isinstance(outcome, Saved):
+            self._strikes.add(key, short, self._clock.now())
+        elif ruling.verdict is Verdict.NOTHING_THERE:
+            self._strikes.add(key, missing, self._clock.now())
         raise _LaterError(why)
 
-    def _is_missing(self, key: ChunkKey, which: ResultFile) -> bool:
+    def _is_missing(self, key: ChunkKey, missing: str) -> bool:
         """Marketo counted rows and says that there is no file of them: often enough, and for long enough?"""
-        missing_s = self._clock.now() - self._strikes.since(key, which)
-        return self._strikes.of(key, which) >= FILE_TRIES and missing_s >= GONE_SPAN_S
+        missing_s = self._clock.now() - self._strikes.since(key, missing)
+        return self._strikes.of(key, missing) >= FILE_TRIES and missing_s >= GONE_SPAN_S
 
 
 def _count_records(path: Path, load: Load) -> tuple[int, bool]:

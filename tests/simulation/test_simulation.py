@@ -21,7 +21,8 @@ from simulation.play import play
 from simulation.promises import BrokenPromise
 from simulation.scenario import Command, Network, Scenario
 
-from orchestrator.adapters.marketo import Marketo
+from orchestrator.adapters.marketo import Marketo, ResultFile
+from orchestrator.core.model import BatchId, Target
 from orchestrator.core.verdicts import Failed, Outcome
 
 SEEDS = int(os.environ.get("SIMULATION_SEEDS", "3000"))
@@ -268,6 +269,27 @@ def test_a_stop_while_it_is_asked_why_uploads_are_cut_makes_no_doubt(stopped_at:
     assert outcome.stops["interrupted"] == 1
     assert asked > 2
     assert outcome.doubts == 0
+
+
+def test_a_file_that_was_missing_and_then_came_empty_is_asked_for_again() -> None:
+    """Unlike troubles are not added up: a file that is too short is believed the fourth time, not the first."""
+    real, asked = Marketo.result_file, 0
+
+    async def forgetful(
+        self: Marketo, token: str, target: Target, batch_id: BatchId, which: ResultFile, save_to: Path
+    ) -> Outcome:
+        nonlocal asked
+        asked += 1
+        if asked <= 4:
+            return Failed("HTTP 404", 404, body_sent=True)
+        outcome = await real(self, token, target, batch_id, which, save_to)
+        if asked == 5:
+            save_to.write_bytes(b"")  # noqa: ASYNC240 in RAM
+        return outcome
+
+    with patch.object(Marketo, "result_file", forgetful):
+        play(0, calm)  # every failed row is told of
+    assert asked > 5
 
 
 @pytest.mark.parametrize(
