@@ -118,7 +118,7 @@ def write_report(
             files.enter_context(_atomic(folder / name, unless=lambda: kept is not None))
             for name in ("report.csv", "report.jsonl", "retry.csv")
         )
-        tables = Tables(load, source, table, lines, retry.buffer)
+        tables = Tables(load, source, table.buffer, lines.buffer, retry.buffer)
         in_runs = load.origin is None and place_of is None
         for entry in _entries(load, records, rejected, source, folder):
             if isinstance(entry, PlainRun) and in_runs:
