@@ -57,14 +57,12 @@ class SentTexts:
 
     content: bytes
     delimiter: str
-    end: str
-    """The line end of every row, but perhaps of the last."""
     texts: list[str] = field(default_factory=list)
     starts: list[int] = field(default_factory=list)
     rows: list[int] = field(default_factory=list)
     lines: list[int] = field(default_factory=list)
     odd: list[int] = field(default_factory=list)
-    """Positions of the odd rows."""
+    """Positions of the odd rows of a whole chunk."""
 
     def raw(self, position: int) -> bytes:
         """A row as it stands in the source, its line end included, if it has one."""
@@ -84,7 +82,9 @@ class SentTexts:
         text = self.texts[position]
         if not text.startswith(_NUL):
             return text.split(self.delimiter)
-        return text[1:].replace("\n", self.end).split(_NUL)
+        if "\n" in text and b"\r" in self.raw(position):  # then all line ends of the chunk are CR LF
+            text = text.replace("\n", "\r\n")
+        return text[1:].split(_NUL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,47 +102,38 @@ def read_texts(content: bytes, spans: Sequence[Span], format: Format, columns: i
     crlf = content.count(b"\r\n")
     if columns == 1 or b"\0" in content or content.count(b"\r") != crlf or crlf not in (0, content.count(b"\n")):
         return None
-    sent = SentTexts(content, format.delimiter, "\r\n" if crlf else "\n")
-    offset, sizes = 0, list[int]()
-    try:
-        for span in spans:
-            before = len(sent.texts)
-            sizes += _add_span(sent, _lines(content[offset : offset + span.stop - span.start]), span.first_line)
-            offset += span.stop - span.start
-            if len(sent.texts) - before != span.rows:
-                return None
-            sent.rows += range(span.first_row, span.first_row + span.rows)
-    except csv.Error:
-        return None
-    sent.starts = [0, *accumulate(sizes)]
-    sent.starts[-1] = len(content)  # the last row may have no line end
-    return sent
-
-
-def _lines(content: bytes) -> list[str]:
-    """Lines without their ends."""
+    sent = SentTexts(content, format.delimiter)
     lines = content.decode("latin-1").replace("\r\n", "\n").split("\n")
-    return lines if lines[-1] else lines[:-1]
-
-
-def _add_span(sent: SentTexts, lines: list[str], first_line: int) -> list[int]:
-    """Adds rows, and says of how many bytes they are."""
-    sizes: list[int] = []
-    end = len(sent.end)
-    for start, stop, cells in _cut(lines, 0, sent.delimiter):
-        sizes_of_lines = [len(line) + end for line in lines[start:stop]]
-        if cells is None:
-            sizes += sizes_of_lines
-            sent.texts += lines[start:stop]
-            sent.lines += range(first_line + start, first_line + stop)
-        else:
+    if not lines[-1]:
+        lines.pop()
+    begins: list[int] = []
+    """Which line each row begins with."""
+    try:
+        for start, stop, cells in _cut(lines, 0, sent.delimiter):
+            if cells is None:
+                sent.texts += lines[start:stop]
+                begins += range(start, stop)
+                continue
             text = _text_of(cells, sent.delimiter)
             if text.startswith(_NUL):
                 sent.odd.append(len(sent.texts))
-            sizes.append(sum(sizes_of_lines))
             sent.texts.append(text)
-            sent.lines.append(first_line + start)
-    return sizes
+            begins.append(start)
+    except csv.Error:
+        return None
+    line_end = 2 if crlf else 1
+    line_starts = list(accumulate([len(line) + line_end for line in lines], initial=0))
+    sent.starts = [*map(line_starts.__getitem__, begins), len(content)]
+    offset = 0
+    for span in spans:
+        before = len(sent.rows)
+        if before >= len(begins) or sent.starts[before] != offset:
+            return None
+        sent.rows += range(span.first_row, span.first_row + span.rows)
+        moved = span.first_line - begins[before]
+        sent.lines += [line + moved for line in begins[before : before + span.rows]]
+        offset += span.stop - span.start
+    return sent if len(sent.rows) == len(begins) and offset == len(content) else None
 
 
 def _text_of(cells: Sequence[str], delimiter: str) -> str:

@@ -22,7 +22,7 @@ from orchestrator.adapters.render.summary import Digest
 from orchestrator.core.model import Load, Target, Totals
 from orchestrator.core.picture import BINS, WIDTH, Curves, parts_of
 from orchestrator.core.reasons import ColumnCount, ReasonCount, column_of
-from orchestrator.core.report import ReportRow
+from orchestrator.core.runs import ReportRow
 
 ROWS = 1_000
 """Rows the page lists; all of them are in report.csv."""

@@ -17,7 +17,7 @@ from typing import Any, BinaryIO
 from orchestrator.adapters.render.source import SourceBytes
 from orchestrator.core.model import Load
 from orchestrator.core.plain import narrow
-from orchestrator.core.report import Kind, PlainRun, ReportRow
+from orchestrator.core.runs import Kind, PlainRun, ReportRow, Sending
 
 COLUMNS = ("kind", "reason", "source_row", "source_line", "chunk", "batch_id", "attempt")
 FILE_COLUMN = "source_file"
@@ -58,10 +58,12 @@ def _harmless_behind(marks: str, text: str) -> str:
 
 @dataclass(slots=True)
 class _Lead:
-    """How the lines of one kind and reason begin (narrow), and how many there were."""
+    """What lines of one kind, reason and sending have in common (narrow), and how many there were."""
 
     csv: str
+    csv_sent: str
     json: str
+    json_sent: str
     first: int
     rows: int = 0
 
@@ -94,13 +96,13 @@ class Tables:
 
     def write_run(self, run: PlainRun) -> list[tuple[Kind, str, int, int]]:
         """Many rows; says (kind, reason, first row, rows) of each kind and reason among them."""
-        leads: dict[tuple[Kind, str], _Lead] = {}
+        leads: dict[tuple[Kind, str, Sending], _Lead] = {}
         for at in range(0, len(run.hits), ROWS_AT_ONCE):
             self._write_rows(run, run.hits[at : at + ROWS_AT_ONCE], leads)
-        return [(kind, reason, lead.first, lead.rows) for (kind, reason), lead in leads.items()]
+        return [(kind, reason, lead.first, lead.rows) for (kind, reason, _), lead in leads.items()]
 
     def _write_rows(
-        self, run: PlainRun, hits: list[tuple[int, Kind, str]], leads: dict[tuple[Kind, str], _Lead]
+        self, run: PlainRun, hits: list[tuple[int, Kind, str]], leads: dict[tuple[Kind, str, Sending], _Lead]
     ) -> None:
         sent, numbers, lines = run.sent, run.sent.rows, run.sent.lines
         columns, delimiter = len(self._fields), self._delimiter
@@ -114,20 +116,16 @@ class Tables:
             rows = [sent.values(hits[at][0]) for at in odd]
             for at, one, cells[at] in zip(odd, rows, _odd_lines(rows), strict=True):
                 values[at * columns : (at + 1) * columns] = [_quoted(value)[1:-1] for value in one]
-        offer, chunk = run.record.standing.offer, run.record.chunk.number
-        batch, attempt = (offer.batch_id, offer.attempt) if offer else (None, None)
-        csv_tail = f",{chunk},{_text(batch)},{_text(attempt)},"
-        json_tail = f', "chunk": {chunk}, "batch_id": {_json(batch)}, "attempt": {_json(attempt)}, "candidates": []'
         table: list[str] = []
         heads: list[str] = []
         for (position, kind, reason), row in zip(hits, cells, strict=True):
-            lead = leads.get((kind, reason))
+            number, line, sending = numbers[position], lines[position], run.sendings[position]
+            lead = leads.get((kind, reason, sending))
             if lead is None:
-                lead = leads[kind, reason] = _lead(kind, reason, numbers[position])
+                lead = leads[kind, reason, sending] = _lead(kind, reason, sending, number)
             lead.rows += 1
-            number, line = numbers[position], lines[position]
-            table.append(f"{lead.csv}{number},{line}{csv_tail}{row}\r\n")
-            heads.append(f'{lead.json}{number}, "source_line": {line}{json_tail}')
+            table.append(f"{lead.csv}{number},{line}{lead.csv_sent}{row}{_LINE_END}")
+            heads.append(f'{lead.json}{number}, "source_line": {line}{lead.json_sent}')
         told: list[str] = [""] * (len(hits) * (columns + 1))
         told[:: columns + 1] = heads
         for at in range(columns):
@@ -166,9 +164,16 @@ class Tables:
         return _json(line) + "\n"
 
 
-def _lead(kind: Kind, reason: str, first: int) -> _Lead:
-    begun = _csv_line([kind, harmless(reason), "0"]).removesuffix(f"0{_LINE_END}")
-    return _Lead(narrow(begun), narrow(f'{{"kind": {_json(kind)}, "reason": {_json(reason)}, "source_row": '), first)
+def _lead(kind: Kind, reason: str, sending: Sending, first: int) -> _Lead:
+    begun = _csv_line([kind, harmless(reason), ""]).removesuffix(_LINE_END)
+    chunk, batch, attempt = sending
+    return _Lead(
+        csv=narrow(begun),
+        csv_sent=f",{chunk},{_text(batch)},{_text(attempt)},",
+        json=narrow(f'{{"kind": {_json(kind)}, "reason": {_json(reason)}, "source_row": '),
+        json_sent=f', "chunk": {chunk}, "batch_id": {_json(batch)}, "attempt": {_json(attempt)}, "candidates": []',
+        first=first,
+    )
 
 
 def _odd_lines(rows: Sequence[Sequence[str]]) -> list[str]:
