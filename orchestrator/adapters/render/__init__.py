@@ -15,11 +15,10 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
-from orchestrator.adapters.render.page import ROWS, write_page
+from orchestrator.adapters.render.page import Rows, write_page
 from orchestrator.adapters.render.source import COLLECTED_GONE, SourceBytes
 from orchestrator.adapters.render.summary import SCHEMA, head_of, write_summary
 from orchestrator.adapters.render.tables import Tables, ended
@@ -64,27 +63,19 @@ class _Tally:
     def __init__(self, header: Sequence[str]) -> None:
         self.reasons = Reasons(header)
         self.rows = 0
-        self._lost: list[ReportRow] = []
-        self._warned: list[ReportRow] = []
+        self.shown = Rows()
 
     def add(self, row: ReportRow) -> None:
         self.rows += 1
         self.reasons.add(row.kind, row.reason, row.source_row)
-        shown = self._warned if row.kind == "warning" else self._lost
-        if len(shown) < ROWS:
-            shown.append(row)
+        self.shown.add(row.kind == "warning", [row])
 
     def add_run(self, run: PlainRun, counts: Iterable[tuple[Kind, str, int, int]]) -> None:
         for kind, reason, first, rows in counts:
             self.rows += rows
             self.reasons.add(kind, reason, first, rows)
-        for shown, warned in ((self._lost, False), (self._warned, True)):
-            if len(shown) < ROWS:
-                hits = (hit for hit in run.hits if (hit[1] == "warning") == warned)
-                shown.extend(map(run.row, islice(hits, ROWS - len(shown))))
-
-    def shown(self) -> list[ReportRow]:
-        return (self._lost + self._warned)[:ROWS]
+        for warned in (False, True):
+            self.shown.add(warned, (run.row(hit) for hit in run.hits if (hit[1] == "warning") == warned))
 
 
 def write_report(
@@ -140,18 +131,7 @@ def write_report(
     with _atomic(folder / "report.json") as file:
         digest = write_summary(file, head, records(), notes)
     with _atomic(folder / "report.html") as file:
-        write_page(
-            file,
-            load=load,
-            totals=sums,
-            summary=head,
-            digest=digest,
-            reasons=reasons,
-            columns=columns,
-            rows=tally.shown(),
-            listed=tally.rows,
-            key=load.target.key_column,
-        )
+        write_page(file, summary=head, digest=digest, header=load.header.own, rows=tally.shown, listed=tally.rows)
     return Written(
         folder,
         sums,
