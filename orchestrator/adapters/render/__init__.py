@@ -235,7 +235,7 @@ def _entries_as_sent(
     """
     with ExitStack() as files:
         later, twins = _out_of_order(load, records(), source, folder, files)
-        between = weave(twins, (_rejected_row(row, source) for row in rejected))
+        between = weave((_rejected_row(row, source) for row in rejected), twins)
         yield from weave(_of_chunks(load, records(), source, later), between)
         yield from later.unplaced
 
