@@ -2,7 +2,7 @@
 
 Everything is recomputed, and nothing is asked of the ledger or of Marketo: the source is hashed and planned anew, each
 chunk of the report must be a chunk of that plan, byte for byte; the sums are added up again; each row that the tables
-list must stand at its place in the source, and all tables must list the same ones.
+list must stand at its place in the source, all tables must list the same ones, and the page must tell of them.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from typing import Any
 from orchestrator import intake
 from orchestrator.adapters.files import fingerprint_file, plan_file, read_chunk
 from orchestrator.adapters.render import NOT_IN_RETRY
+from orchestrator.adapters.render.page import Rows, is_of_this_release, pieces_missing
 from orchestrator.adapters.render.source import COLLECTED_GONE, SOURCE_CHANGED, SOURCE_GONE
 from orchestrator.adapters.render.summary import NOTES_MAX
 from orchestrator.adapters.render.tables import FILE_COLUMN, head_of_table, row_of_table
@@ -28,11 +29,16 @@ from orchestrator.core.audit import Listed, faults_of_sums
 from orchestrator.core.locate import SentRow, read_sent
 from orchestrator.core.model import Chunk, Format, OnDuplicate, Origin, Plan, Reading, SourceFile, Target
 from orchestrator.core.origins import called, place
+from orchestrator.core.report import CANDIDATES_MAX
+from orchestrator.core.runs import ReportRow
 from orchestrator.core.tags import is_tagged
 from orchestrator.errors import BooksDoNotBalance, SourceMissing
 
 WRONG_SOURCE, NOT_BALANCED = 65, 70
 FAULTS_SHOWN = 5
+SUMS = "the sums of report.json"
+NUMBER_MAX = 1 << 53
+"""No count of a report is larger, and programs that know floats only can still read it."""
 
 
 def verify(folder: Path, named: Sequence[str], config: Config) -> list[CheckLine]:
@@ -42,9 +48,9 @@ def verify(folder: Path, named: Sequence[str], config: Config) -> list[CheckLine
     """
     report = _report(folder)
     try:
-        lines = [_line("the sums of report.json", faults_of_sums(report), "every row is in one place")]
+        lines = [_line(SUMS, faults_of_sums(report), "every row is in one place")]
         if report["retry_of"] is not None:
-            return [*lines, *_retry(folder, report)]
+            return [*lines, *_retry(folder, report), _page(folder, report, _fields(folder, report), lines[0])]
         with _source(report, intake.paths_of(named), config) as (line, at, origin):
             lines.append(line)
             rows = None
@@ -56,8 +62,9 @@ def verify(folder: Path, named: Sequence[str], config: Config) -> list[CheckLine
             faults = list(_faults_of_rows(folder, listed, rows))
         note = _named(report, listed, same=rows is not None)
         lines.append(_line("the rows of report.jsonl", [*listed.faults(), *faults], note))
-        lines += _others(folder, report, rows.fields if rows is not None else None)
-    except (csv.Error, KeyError, TypeError, AttributeError, ValueError, RecursionError) as error:
+        fields = rows.fields if rows is not None else _fields(folder, report)
+        lines += [*_others(folder, report, fields), _page(folder, report, fields, lines[0])]
+    except (csv.Error, LookupError, TypeError, AttributeError, ValueError, RecursionError) as error:
         raise BooksDoNotBalance(
             f"{folder}: this is not a report as this release writes it ({type(error).__name__}: {error})",
             remedy="Write it again with `orchestrator report LOAD`.",
@@ -111,12 +118,11 @@ def _retry(folder: Path, report: Mapping[str, Any]) -> Iterator[CheckLine]:
     listed = Listed(report, numbered=False)
     faults = list(_faults_of_rows(folder, listed, None))
     yield _line("the rows of report.jsonl", [*listed.faults(), *faults], _named(report, listed, same=False))
-    yield from _others(folder, report, None)
+    yield from _others(folder, report, _fields(folder, report))
 
 
-def _others(folder: Path, report: Mapping[str, Any], fields: Sequence[str] | None) -> Iterator[CheckLine]:
-    """The tables beside report.jsonl. fields: the columns of the source, where it is at hand."""
-    fields = _fields(folder, report) if fields is None else fields
+def _others(folder: Path, report: Mapping[str, Any], fields: Sequence[str]) -> Iterator[CheckLine]:
+    """The tables beside report.jsonl. fields: the columns of the source."""
     yield _line("report.csv beside report.jsonl", _faults_of_table(folder, report, fields), "the same rows")
     yield _line("retry.csv beside report.jsonl", _faults_of_retry(folder, report, fields), "its failed rows")
 
@@ -145,7 +151,7 @@ def _named(report: Mapping[str, Any], listed: Listed, same: bool) -> str:
 def _report(folder: Path) -> Mapping[str, Any]:
     path = folder / "report.json"
     try:
-        report = json.loads(path.read_bytes())
+        report = _parsed(path.read_bytes())
     except OSError as error:
         raise SourceMissing(f"{path}: {error.strerror}", remedy="Name the folder of a report.") from error
     except (ValueError, RecursionError) as error:
@@ -153,6 +159,18 @@ def _report(folder: Path) -> Mapping[str, Any]:
     if not isinstance(report, dict) or report.get("schema") != 1:
         raise BooksDoNotBalance(f"{path}: this is not a report of this release")
     return report
+
+
+def _parsed(text: str | bytes) -> Any:
+    """JSON as a report has it: no number in it is negative, endless or beyond all counts."""
+    return json.loads(text, parse_int=_number, parse_float=_number, parse_constant=_number)
+
+
+def _number(text: str) -> int | float:
+    number = int(text) if text.isdigit() and len(text) < 20 else float(text)
+    if not 0 <= number <= NUMBER_MAX:
+        raise ValueError(f"{text[:20]} is no number of a report")
+    return number
 
 
 def _plan(report: Mapping[str, Any], source: Path, on_duplicate: OnDuplicate) -> tuple[SourceFile, Plan]:
@@ -186,11 +204,13 @@ def _faults_of_rows(folder: Path, listed: Listed, rows: _Rows | None) -> Iterato
     """Counts every row of report.jsonl; looks each of them up in the source, if it is there."""
     with _opened(folder / "report.jsonl") as file:
         for line in file:
-            row = json.loads(line)
+            row = _parsed(line)
             listed.add(row)
             number = row["source_row"]
             if rows is not None and number is not None:
                 yield from rows.faults(number, row)
+            elif rows is not None:
+                yield from rows.faults_of_candidates(row["candidates"], row["chunk"])
 
 
 class _Rows:
@@ -219,17 +239,15 @@ class _Rows:
 
     def faults(self, number: int, listed: Mapping[str, Any]) -> Iterator[str]:
         """What is wrong with a row of report.jsonl that has this number."""
-        chunk = self._chunk_of[number] if 0 < number < len(self._chunk_of) else -1
-        under = listed["chunk"]
-        if under is None:
-            if chunk != 0:
+        if listed["chunk"] is None:
+            if self._chunk(number) != 0:
                 yield f"row {number} is listed as rejected, and is none"
             return
-        while self._roots.get(under) is not None:
-            under = self._roots[under]
-        if chunk <= 0 or (chunk != under and under not in self._again):
+        if not self._is_in(number, listed["chunk"]):
             yield f"row {number} is listed under chunk {listed['chunk']}, which does not have it"
             return
+        if listed["candidates"]:
+            yield f"row {number} is said to be one of several, too"
         sent = self._find(number)
         cells = None if sent is None else list(sent.cells[self._tagged :])
         if sent is None or (cells, *self._place(sent)) != (
@@ -238,6 +256,26 @@ class _Rows:
             listed.get(FILE_COLUMN),
         ):
             yield f"row {number} is not what stands in the source"
+
+    def faults_of_candidates(self, numbers: Sequence[int], chunk: int) -> Iterator[str]:
+        """What is wrong with the rows that a record may be one of: by their numbers, since they come in no order."""
+        if len(numbers) > CANDIDATES_MAX or list(numbers) != sorted(set(numbers)):
+            yield f"the rows that one of chunk {chunk} may be are too many, or out of order"
+        for number in numbers:
+            if not self._is_in(number, chunk):
+                yield f"a row of chunk {chunk} may not be row {number}, which is not in it"
+
+    def _chunk(self, number: int) -> int:
+        """The chunk of the plan that has a row; 0 of one that is not sent, -1 of none."""
+        return int(self._chunk_of[number]) if 0 < number < len(self._chunk_of) else -1
+
+    def _is_in(self, number: int, chunk: int) -> bool:
+        """May this chunk of the report, or the one that it is a part of, have that row?"""
+        seen = {chunk}
+        while (parent := self._roots.get(chunk)) is not None and parent not in seen:
+            chunk = parent
+            seen.add(chunk)
+        return self._chunk(number) > 0 and (self._chunk(number) == chunk or chunk in self._again)
 
     def _place(self, row: SentRow) -> tuple[int | None, str | None]:
         """Line and, if it is one of several, name of the user's own file."""
@@ -274,7 +312,7 @@ def _faults_of_table(folder: Path, report: Mapping[str, Any], fields: Sequence[s
             yield "it has other columns"
             return
         for number, line in enumerate(lines, 1):
-            row, record = json.loads(line), next(records, None)
+            row, record = _parsed(line), next(records, None)
             if record is None:
                 yield f"it ends before row {number}"
                 return
@@ -292,7 +330,7 @@ def _faults_of_retry(folder: Path, report: Mapping[str, Any], fields: Sequence[s
         if next(records, None) != list(fields):
             yield "it has other columns than the source"
         number, record = 1, next(records, None)
-        for row in map(json.loads, lines):
+        for row in map(_parsed, lines):
             if row["kind"] != "failure":
                 continue
             if record == list(row["row"].values()):
@@ -303,6 +341,29 @@ def _faults_of_retry(folder: Path, report: Mapping[str, Any], fields: Sequence[s
         yield f"its row {number} is not the failed row that should stand there"
     elif left_out != (missing := _missing(report["notes"])) and len(report["notes"]) < NOTES_MAX:
         yield f"{left_out:,} failed rows are not in it, {missing:,} are known to be missing"
+
+
+def _page(folder: Path, report: Mapping[str, Any], fields: Sequence[str], sums: CheckLine) -> CheckLine:
+    """What people read, beside what programs read; sums: what was found of these."""
+    what, listed, rows = "report.html beside the others", 0, Rows()
+    if not sums.ok:
+        return CheckLine(what, False, f"it cannot be compared: {SUMS} do not agree", NOT_BALANCED)
+    with _opened(folder / "report.html") as file:
+        page = file.read()
+    if not is_of_this_release(page):
+        return CheckLine(what, True, "another release wrote it: it was not looked at")
+    with _opened(folder / "report.jsonl") as lines:
+        for row in map(_parsed, lines):
+            listed += 1
+            rows.add(row["kind"] == "warning", map(_row, [row]))
+    missing = pieces_missing(page, report, fields, rows, listed)
+    return _line(what, (f"it says something else of: {name}" for name in missing), "the same numbers and rows")
+
+
+def _row(line: Mapping[str, Any]) -> ReportRow:
+    """A row of report.jsonl."""
+    place = line["kind"], line["reason"], line["source_row"], line["source_line"], tuple(line["candidates"])
+    return ReportRow(*place, line["chunk"], line["batch_id"], line["attempt"], tuple(line["row"].values()))
 
 
 def _missing(notes: Sequence[str]) -> int:

@@ -27,7 +27,7 @@ from orchestrator.core.model import (
     State,
     Target,
 )
-from orchestrator.core.report import Kind
+from orchestrator.core.runs import Kind
 
 FAILURE, WARNING = "Import Failure Reason", "Import Warning Reason"
 

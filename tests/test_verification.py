@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from report_case import Case, a_case
 from orchestrator.checks import CheckLine
 from orchestrator.config import load_config
 from orchestrator.core.model import Counts
-from orchestrator.errors import BooksDoNotBalance, SourceMissing
+from orchestrator.errors import BooksDoNotBalance, SourceMissing, SourceUnusable
 from orchestrator.verification import verify as verify_named
 
 
@@ -47,7 +48,7 @@ def results(case: Case) -> list[tuple[bool, int]]:
 
 def test_books_that_balance_are_said_to(tmp_path: Path) -> None:
     """The proof must not cry wolf: mangled echoes and rejected rows are no fault of the books."""
-    assert [ok for ok, _ in results(a_report(tmp_path))] == [True] * 6
+    assert [ok for ok, _ in results(a_report(tmp_path))] == [True] * 7
 
 
 def test_the_name_of_the_source_does_not_matter_and_its_content_does(tmp_path: Path) -> None:
@@ -144,6 +145,18 @@ COOKED: dict[str, Callable[[Path], None]] = {
     "rows of retry.csv in another order": swap("retry.csv", "3@x,3\n6@x,6\n", "6@x,6\n3@x,3\n"),
     "a retry.csv with other columns": swap("retry.csv", "email,n", "n,email"),
     "an empty retry.csv": keep_lines("retry.csv", 1),
+    "a page that says more were imported": swap(
+        "report.html", "<dt>Imported</dt><dd><b>25", "<dt>Imported</dt><dd><b>26"
+    ),
+    "a page with another sum": swap("report.html", "40 rows = 25 imported", "40 rows = 26 imported"),
+    "a page with another reason": swap(
+        "report.html", '<th scope="row" class="w wide plain">bad', '<th scope="row" class="w wide plain">good'
+    ),
+    "a page with another row": swap("report.html", ">9@x<", ">8@x<"),
+    "a page with another batch": swap("report.html", 'data-label="Batch">101<', 'data-label="Batch">1101<'),
+    "a page of another file": lambda folder: swap(
+        "report.html", json.loads((folder / "report.json").read_text())["source"]["sha256"], "0" * 64
+    )(folder),
     "a table that says another kind": swap("report.csv", "warning,odd", "failure,odd"),
 }
 
@@ -156,6 +169,63 @@ def test_cooked_books_are_found_out(tmp_path: Path, how: str) -> None:
     wrong = [(ok, code) for ok, code in results(case) if not ok]
     assert wrong
     assert {code for _, code in wrong} == {70}
+
+
+@pytest.mark.parametrize(
+    "candidates", ["2, 5", "1, 2", "2, 9", "0, 2", "-1, 2", "3, 2", "2, 2, 3", "2, 2.5", '"2", "3"']
+)
+def test_rows_that_a_record_may_be_one_of_are_rows_of_its_chunk(tmp_path: Path, candidates: str) -> None:
+    """Whoever looks them up must not be sent to a row that it cannot be."""
+    rows = ["a@x,1", "same@x,1", "same@x,1", "d@x,4", "same@x,1"]
+    case = a_case(tmp_path, "\n".join(["email,n", "1@x", *rows[1:], ""]).encode(), budget=35)
+    assert [(chunk.first_row, chunk.last_row) for chunk in case.plan.chunks] == [(2, 3), (4, 5)]
+    case.settle(1, failures="same@x,1,bad\n")
+    case.settle(2)
+    case.write()
+    assert [ok for ok, _ in results(case)] == [True] * 7
+    swap("report.jsonl", "[2, 3]", f"[{candidates}]")(tmp_path / "report")
+    try:
+        wrong = [code for ok, code in results(case) if not ok]
+    except BooksDoNotBalance:
+        wrong = [70]
+    assert set(wrong) == {70}
+
+
+def test_a_page_of_another_release_is_not_compared(tmp_path: Path) -> None:
+    """The same numbers in other words are no fault; that nobody looked is said."""
+    case = a_report(tmp_path)
+    swap("report.html", 'content="orchestrator ', 'content="orchestrator 0')(tmp_path / "report")
+    assert verify(tmp_path / "report", case.source)[-1].note == "another release wrote it: it was not looked at"
+
+
+WILD: tuple[Any, ...] = (None, "1", [], {}, -1, 1, 1.5, 10**9, 10**30, float("inf"), "\ud800")
+
+
+def leaves(value: Any) -> Iterator[tuple[Any, Any]]:
+    """Every place of a document, as what it stands in and under which name."""
+    for name, one in list(value.items() if isinstance(value, dict) else enumerate(value)):
+        yield value, name
+        if isinstance(one, dict | list):
+            yield from leaves(one)
+
+
+@pytest.mark.parametrize("wild", WILD, ids=lambda wild: repr(wild)[:10])
+@pytest.mark.parametrize("name", ["report.json", "report.jsonl"])
+def test_whatever_stands_in_a_report_it_is_told_what_is_wrong(tmp_path: Path, name: str, wild: Any) -> None:
+    """Somebody has changed a number by hand, and asks; a traceback is no answer."""
+    case = a_case(tmp_path, b"email,n\na@x,1\nsame@x,2\nsame@x,2\n4@x\n")
+    case.settle(1, failures="a@x,1,bad\nsame@x,2,bad\n")
+    case.write()
+    path = tmp_path / "report" / name
+    before = path.read_text()
+    whole = json.loads(before) if name == "report.json" else [json.loads(line) for line in before.splitlines()]
+    for parent, at in leaves(whole):
+        kept, parent[at] = parent[at], wild
+        text = json.dumps(whole) if name == "report.json" else "".join(json.dumps(line) + "\n" for line in whole)
+        path.write_text(text)
+        with suppress(BooksDoNotBalance, SourceUnusable):
+            assert verify(tmp_path / "report", case.source)
+        parent[at] = kept
 
 
 def test_a_folder_that_holds_no_report_is_said_to(tmp_path: Path) -> None:
@@ -180,7 +250,7 @@ def test_a_report_of_a_stopped_load_balances_too(tmp_path: Path) -> None:
     case = a_case(tmp_path, b"email,n\n" + b"".join(b"%d@x,1\n" % row for row in range(30)), budget=60)
     case.settle(1, failures="1@x,1,bad\n")
     case.write()
-    assert [ok for ok, _ in results(case)] == [True] * 6
+    assert [ok for ok, _ in results(case)] == [True] * 7
 
 
 def test_verifying_reads_and_writes_nothing_else(tmp_path: Path) -> None:

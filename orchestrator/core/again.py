@@ -19,7 +19,7 @@ from itertools import accumulate
 
 from orchestrator.core.locate import SentRow
 from orchestrator.core.model import Chunk, ChunkNumber, ChunkRecord, Span
-from orchestrator.core.report import PlainRun, ReportRow
+from orchestrator.core.runs import PlainRun, ReportRow
 from orchestrator.core.worth import ReasonClass, class_of
 
 TRIES: dict[ReasonClass, int] = {ReasonClass.TRANSIENT: 2, ReasonClass.UNKNOWN: 1, ReasonClass.PERMANENT: 0}

@@ -42,7 +42,7 @@ def faults_of_sums(report: Mapping[str, Any]) -> Iterator[str]:
         elif accounted + chunk["sent_again"] != chunk["rows"]:
             yield f"{where}: {accounted:,} of its {chunk['rows']:,} rows are accounted for"
     whole = sum(chunk["rows"] for chunk in chunks if chunk["parent"] is None and not chunk["again"])
-    for again in range(1, 1 + max((chunk["again"] for chunk in chunks), default=0)):
+    for again in {chunk["again"] + more for chunk in chunks for more in (0, 1)} - {0}:
         sent = sum(chunk["sent_again"] for chunk in chunks if chunk["again"] == again - 1)
         came = sum(chunk["rows"] for chunk in chunks if chunk["again"] == again and chunk["parent"] is None)
         if sent != came:

@@ -9,11 +9,15 @@ hands over. It may answer alone because
   of which the first is that line: both are looked for beforehand;
 - a row that lost its empty lookup value has one value less, and a reason with a delimiter in it is believed only where
   nothing else explains a line.
+
+Texts are narrow: UTF-8 read as Latin-1, a character for each byte. A name in any script is as quick as an English one
+then. What leaves here is wide again, but for the texts themselves.
 """
 
 from __future__ import annotations
 
 import csv
+from codecs import BOM_UTF8
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -22,69 +26,65 @@ from itertools import accumulate
 from orchestrator.core.locate import REASON_COLUMNS, Echo, EchoFile, Place, SentRow, locate_among
 from orchestrator.core.model import Format, Span
 
-PIECE_BYTES = 1 << 20
-
 _NUL = "\0"
-"""Stands in no row that is sent: the planner rejects it."""
+"""Stands in no row that is sent: the planner rejects it, as it does what is not UTF-8."""
+
+
+def narrow(text: str) -> str:
+    return text.encode().decode("latin-1")
+
+
+def wide(text: str) -> str:
+    return text.encode("latin-1").decode(errors="replace")
+
+
+class _Wide(dict[str, str]):
+    """Texts that come over and over, by what they are when narrow."""
+
+    def __missing__(self, text: str) -> str:
+        self[text] = wide(text)
+        return self[text]
 
 
 @dataclass(slots=True)
 class SentTexts:
     """The rows of a chunk in order; a position is an index into these lists.
 
-    texts: a row's values with delimiters between; of an odd row, where a value holds a delimiter, quote or line end,
-    its values with NUL before each. raws: what stands in the source without its line end; line ends inside it are LF.
+    content: the chunk's spans back to back. texts: a row's values with delimiters between, narrow; of an odd row, where
+    a value holds a delimiter, quote or line end, its values with NUL before each. Line ends inside a text are LF.
+    starts: where each row begins in content, and the last one ends.
     """
 
+    content: bytes
     delimiter: str
-    end: str
-    """The line end of every row, but perhaps of the last."""
-    ended: bool
-    """Has the last row a line end?"""
     texts: list[str] = field(default_factory=list)
-    raws: list[str] = field(default_factory=list)
+    starts: list[int] = field(default_factory=list)
     rows: list[int] = field(default_factory=list)
     lines: list[int] = field(default_factory=list)
     odd: list[int] = field(default_factory=list)
-    """Positions of the odd rows."""
-    _starts: list[int] = field(default_factory=list)
+    """Positions of the odd rows of a whole chunk."""
 
-    def raw(self, position: int) -> str:
-        """A row as it stands in the source; with a line end in any case."""
-        last = position == len(self.raws) - 1 and not self.ended
-        return self._inside(position) + ("\n" if last else self.end)
-
-    def raw_all(self, positions: Sequence[int]) -> str:
-        """These rows as they stand in the source, one after the other."""
-        if self.end == "\n" and positions and (self.ended or positions[-1] != len(self.raws) - 1):
-            return "\n".join([self.raws[position] for position in positions]) + "\n"
-        return "".join(map(self.raw, positions))
+    def raw(self, position: int) -> bytes:
+        """A row as it stands in the source, its line end included, if it has one."""
+        return self.content[self.starts[position] : self.starts[position + 1]]
 
     def sent(self, position: int) -> SentRow:
         """A row with its values, and its bytes among those of the chunk."""
-        if not self._starts:
-            sizes = [len((self._inside(at) + self.end).encode()) for at in range(len(self.raws))]
-            self._starts = [0, *accumulate(sizes)]
-            if not self.ended:
-                self._starts[-1] -= len(self.end)
-        start, stop = self._starts[position], self._starts[position + 1]
+        start, stop = self.starts[position : position + 2]
         return SentRow(self.rows[position], self.lines[position], self.cells(position), start, stop)
 
     def cells(self, position: int) -> tuple[str, ...]:
         """A row's values as they stand in the source."""
-        values = self.values(position)
-        if self.end == "\n" or not self.texts[position].startswith(_NUL):
-            return values
-        return tuple(value.replace("\n", self.end) for value in values)
+        return tuple(map(wide, self.values(position)))
 
-    def values(self, position: int) -> tuple[str, ...]:
-        """A row's values with LF for every line end."""
+    def values(self, position: int) -> list[str]:
+        """The same, narrow."""
         text = self.texts[position]
-        return tuple(text[1:].split(_NUL) if text.startswith(_NUL) else text.split(self.delimiter))
-
-    def _inside(self, position: int) -> str:
-        raw = self.raws[position]
-        return raw if self.end == "\n" else raw.replace("\n", self.end)
+        if not text.startswith(_NUL):
+            return text.split(self.delimiter)
+        if "\n" in text and b"\r" in self.raw(position):  # then all line ends of the chunk are CR LF
+            text = text.replace("\n", "\r\n")
+        return text[1:].split(_NUL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,52 +99,46 @@ class Matched:
 
 def read_texts(content: bytes, spans: Sequence[Span], format: Format, columns: int) -> SentTexts | None:
     """The rows of a chunk; None where they are not as simple as nearly all are. `content`: its spans back to back."""
-    crlf = content.count(b"\r\n")
+    crlf = content.count(b"\r\n") if b"\r" in content else 0
     if columns == 1 or b"\0" in content or content.count(b"\r") != crlf or crlf not in (0, content.count(b"\n")):
         return None
-    sent = SentTexts(format.delimiter, "\r\n" if crlf else "\n", content.endswith(b"\n"))
-    offset = 0
+    sent = SentTexts(content, format.delimiter)
+    lines = _with_lf(content).split("\n")
+    if not lines[-1]:
+        lines.pop()
+    begins: list[int] = []
+    """Which line each row begins with."""
     try:
-        for span in spans:
-            lines = _lines(content, offset, offset + span.stop - span.start)
-            offset += span.stop - span.start
-            before = len(sent.texts)
-            _add_span(sent, lines, span.first_line)
-            if len(sent.texts) - before != span.rows:
-                return None
-            sent.rows += range(span.first_row, span.first_row + span.rows)
-    except (UnicodeDecodeError, csv.Error):
-        return None
-    return sent
-
-
-def _lines(content: bytes, start: int, stop: int) -> list[str]:
-    """The lines of content[start:stop] without their ends, decoded in pieces: one wide letter widens a whole text."""
-    lines: list[str] = []
-    while start < stop:
-        end = content.rfind(b"\n", start, start + PIECE_BYTES) + 1 or content.find(b"\n", start) + 1 or stop
-        end = min(end, stop)
-        piece = content[start:end].decode()
-        lines += (piece.replace("\r\n", "\n") if "\r" in piece else piece).split("\n")
-        if not lines[-1]:
-            lines.pop()
-        start = end
-    return lines
-
-
-def _add_span(sent: SentTexts, lines: list[str], first_line: int) -> None:
-    for start, stop, cells in _cut(lines, 0, sent.delimiter):
-        if cells is None:
-            sent.texts += lines[start:stop]
-            sent.raws += lines[start:stop]
-            sent.lines += range(first_line + start, first_line + stop)
-        else:
+        for start, stop, cells in _cut(lines, 0, sent.delimiter):
+            if cells is None:
+                sent.texts += lines[start:stop]
+                begins += range(start, stop)
+                continue
             text = _text_of(cells, sent.delimiter)
             if text.startswith(_NUL):
                 sent.odd.append(len(sent.texts))
             sent.texts.append(text)
-            sent.raws.append("\n".join(lines[start:stop]))
-            sent.lines.append(first_line + start)
+            begins.append(start)
+    except csv.Error:
+        return None
+    line_end = 2 if crlf else 1
+    line_starts = list(accumulate([len(line) + line_end for line in lines], initial=0))
+    sent.starts = [*map(line_starts.__getitem__, begins), len(content)]
+    offset = 0
+    for span in spans:
+        before = len(sent.rows)
+        if before >= len(begins) or sent.starts[before] != offset:
+            return None
+        sent.rows += range(span.first_row, span.first_row + span.rows)
+        moved = span.first_line - begins[before]
+        sent.lines += [line + moved for line in begins[before : before + span.rows]]
+        offset += span.stop - span.start
+    return sent if len(sent.rows) == len(begins) and offset == len(content) else None
+
+
+def _with_lf(content: bytes) -> str:
+    """A narrow text, line ends LF. (To look for one character is quick, for two it is not.)"""
+    return (content.replace(b"\r\n", b"\n") if b"\r" in content else content).decode("latin-1")
 
 
 def _text_of(cells: Sequence[str], delimiter: str) -> str:
@@ -155,15 +149,13 @@ def _text_of(cells: Sequence[str], delimiter: str) -> str:
 
 def match(content: bytes, sent: SentTexts, header: Sequence[str], key: str | None, format: Format) -> Matched | None:
     """The rows of a result file's records; None where `locate` must look at the whole file."""
-    text = content.decode("utf-8-sig", errors="replace")
-    if "\r" in text:
-        text = text.replace("\r\n", "\n")
+    text = _with_lf(content.removeprefix(BOM_UTF8))
     lines = text.split("\n")
     if "\r" in text or _NUL in text or not lines[0]:
         return None
     index = {line: position for position, line in enumerate(sent.texts)}
     try:
-        names = next(csv.reader([lines[0]], delimiter=sent.delimiter))
+        names = list(map(wide, next(csv.reader([lines[0]], delimiter=sent.delimiter))))
         if names[:-1] != list(header) or names[-1] not in REASON_COLUMNS:
             return None
         unquoted = _unquoted(sent, header.index(key) if key in header else None)
@@ -223,7 +215,7 @@ def _unquoted(sent: SentTexts, at_key: int | None) -> set[str]:
     """What odd rows would be without quotes, also without their lookup value where that is empty."""
     texts: set[str] = set()
     for position in sent.odd:
-        cells = sent.values(position)
+        cells = sent.texts[position][1:].split(_NUL)
         texts.add(sent.delimiter.join(cells))
         if at_key is not None and not cells[at_key]:
             texts.add(sent.delimiter.join(cells[:at_key] + cells[at_key + 1 :]))
@@ -251,7 +243,7 @@ def _look_up(
     """
     hits: list[tuple[int, int, str]] = []
     records: list[tuple[int, int, list[str]]] = []
-    look_up = index.get
+    look_up, reasons = index.get, _Wide()
     begins = tuple(f"{text}{delimiter}" for text in with_quotes if "\n" not in text)
     for start, stop, cells in _cut(lines, 1, delimiter):
         if cells is not None:
@@ -261,13 +253,13 @@ def _look_up(
             elif begins and lines[start].startswith(begins):
                 return None
             else:
-                hits.append((position, start, cells[-1]))
+                hits.append((position, start, reasons[cells[-1]]))
             continue
         for at, line in enumerate(lines[start:stop], start):
             text, _, reason = line.rpartition(delimiter)
             position = look_up(text)
             if position is not None:
-                hits.append((position, at, reason))
+                hits.append((position, at, reasons[reason]))
             elif line:
                 records.append((at, at + 1, line.split(delimiter)))
     return hits, records
@@ -293,7 +285,8 @@ class _Found:
                 self.certain.append((next(turns.setdefault(position, iter(rows))), reason))
             else:
                 place = Place(None, tuple(map(sent.sent, rows)))
-                self.unsure.append((at, Echo(sent.values(position), reason, 0), place))
+                echoed = tuple(cell.replace("\r\n", "\n") for cell in sent.cells(position))
+                self.unsure.append((at, Echo(echoed, reason, 0), place))
 
     def rows_certain(self) -> set[int]:
         return {self._sent.rows[position] for position, _ in self.certain}
@@ -318,9 +311,10 @@ def _file_of(
     echoes: list[Echo] = []
     pieces: list[str] = []
     offset = 0
-    for start, stop, cells in records:
-        echoes.append(Echo(tuple(cells[:-1]), cells[-1], offset))
-        piece = "\n".join(lines[start:stop]) + "\n"
+    for start, stop, narrow_cells in records:
+        *cells, reason = map(wide, narrow_cells)
+        echoes.append(Echo(tuple(cells), reason, offset))
+        piece = wide("\n".join(lines[start:stop]) + "\n")
         pieces.append(piece)
         offset += len(piece)
     return EchoFile(tuple(header), tuple(echoes), "".join(pieces)), [start for start, _, _ in records]
@@ -331,6 +325,7 @@ def _near(sent: SentTexts, file: EchoFile) -> Iterator[SentRow]:
     delimiter = sent.delimiter
     beginnings = {"", *(line.split(delimiter, 1)[0] for line in file.text.split("\n"))}
     beginnings.update(echo.cells[0].split("\n", 1)[0].split(delimiter, 1)[0] for echo in file.records if echo.cells)
+    likely = set(map(narrow, beginnings))
     for position, text in enumerate(sent.texts):
-        if text.startswith(_NUL) or text.partition(delimiter)[0] in beginnings:
+        if text.startswith(_NUL) or text.partition(delimiter)[0] in likely:
             yield sent.sent(position)

@@ -10,21 +10,18 @@ Reading files and writing the report is `adapters/render.py`.
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
 
 from orchestrator.core.locate import Echo, EchoFile, Place, SentRow, locate, read_echoes, read_sent
-from orchestrator.core.model import BatchId, ChunkRecord, Format, Load, Offer, Standing, State, Totals
-from orchestrator.core.plain import SentTexts, match, read_texts
+from orchestrator.core.model import ChunkRecord, Format, Load, Offer, Standing, State, Totals
+from orchestrator.core.plain import match, read_texts
+from orchestrator.core.runs import Entry, Kind, ReportRow, row_of, run_of, sending_of, weave
 from orchestrator.core.tags import by_tag, is_tagged, untagged
 from orchestrator.errors import BooksDoNotBalance
 
 CANDIDATES_MAX = 20
 """Rows named for a record that could be one of several: thousands of equal rows are not listed once for each."""
-
-Kind = Literal["failure", "warning", "rejected"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,56 +36,6 @@ class Account:
     moved: int = 0
     """Failed and sent again: they are counted where they came to."""
     discrepancy: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class ReportRow:
-    """One line of the report. `cells` stand in the order of the source's columns; empty where they are not known."""
-
-    kind: Kind
-    reason: str
-    source_row: int | None
-    source_line: int | None
-    candidates: tuple[int, ...]
-    chunk: int | None
-    batch_id: BatchId | None
-    attempt: int | None
-    cells: tuple[str, ...]
-    sent: SentRow | None = None
-    content: bytes | None = None
-    """Its bytes as they stand in the source, where they are not those of `sent` in the chunk that was read last."""
-
-
-@dataclass(frozen=True, slots=True)
-class PlainRun:
-    """Rows of one chunk that are found by their text, in the order of the source: (position, kind, reason) of each."""
-
-    record: ChunkRecord
-    sent: SentTexts
-    hits: list[tuple[int, Kind, str]]
-
-    def row(self, hit: tuple[int, Kind, str]) -> ReportRow:
-        position, kind, reason = hit
-        return _of_row(kind, reason, self.record, self.sent.sent(position))
-
-    @property
-    def last_row(self) -> int:
-        return self.sent.rows[self.hits[-1][0]]
-
-    def woven(self, others: Iterable[ReportRow]) -> Iterator[PlainRun | ReportRow]:
-        """These rows with others between them, which have a place and come in order."""
-        at = 0
-        for other in others:
-            stop = bisect_left(self.hits, (other.source_row, other.kind), at, key=self._order)
-            if at < stop:
-                yield PlainRun(self.record, self.sent, self.hits[at:stop])
-            yield other
-            at = stop
-        if at < len(self.hits):
-            yield PlainRun(self.record, self.sent, self.hits[at:]) if at else self
-
-    def _order(self, hit: tuple[int, Kind, str]) -> tuple[int, Kind]:
-        return self.sent.rows[hit[0]], hit[1]
 
 
 def account(record: ChunkRecord) -> Account:
@@ -179,7 +126,7 @@ def entries_of_chunk(
     failures: bytes | None,
     warnings: bytes | None,
     content: bytes | None,
-) -> Iterator[ReportRow | PlainRun]:
+) -> Iterator[Entry]:
     """`rows_of_chunk`, with those rows in runs that are found by their text, and fast where nearly all of them are.
 
     failures, warnings: the result files. content: the chunk's spans back to back; None when they are gone.
@@ -221,8 +168,8 @@ def entries_of_chunk(
             ]
     hits.sort()
     others.sort(key=_order)
-    yield from PlainRun(record, texts, hits).woven(other for other in others if other.source_row is not None)
-    yield from (other for other in others if other.source_row is None)
+    runs = [run_of(texts, [sending_of(record)] * len(texts.rows), hits)] if hits else []
+    yield from weave(runs, others)
 
 
 def rows_of_chunk(
@@ -241,7 +188,7 @@ def rows_of_chunk(
     found: list[ReportRow] = []
     whole = _reason_of_all(record)
     if whole is not None:
-        found += [_of_row(*whole, record, row) for row in sent()]
+        found += [row_of(*whole, sending_of(record), row) for row in sent()]
     else:
         kinds: tuple[tuple[Kind, EchoFile | None], ...] = (("failure", failures), ("warning", warnings))
         for kind, file in kinds:
@@ -291,7 +238,7 @@ def without_tag(row: ReportRow) -> ReportRow:
 def _of_echo(
     kind: Kind, file: EchoFile, echo: Echo, place: Place, record: ChunkRecord, header: Sequence[str]
 ) -> ReportRow:
-    offer = record.standing.offer
+    chunk, batch_id, attempt = sending_of(record)
     sent = place.sent or (place.candidates[0] if _equal(place.candidates) else None)
     return ReportRow(
         kind=kind,
@@ -299,27 +246,11 @@ def _of_echo(
         source_row=place.sent.row if place.sent else None,
         source_line=place.sent.line if place.sent else None,
         candidates=tuple(row.row for row in place.candidates[:CANDIDATES_MAX]),
-        chunk=record.chunk.number,
-        batch_id=offer.batch_id if offer else None,
-        attempt=offer.attempt if offer else None,
+        chunk=chunk,
+        batch_id=batch_id,
+        attempt=attempt,
         cells=sent.cells if sent else _in_order(file, echo.cells, header),
         sent=sent,
-    )
-
-
-def _of_row(kind: Kind, reason: str, record: ChunkRecord, row: SentRow) -> ReportRow:
-    offer = record.standing.offer
-    return ReportRow(
-        kind=kind,
-        reason=reason,
-        source_row=row.row,
-        source_line=row.line,
-        candidates=(),
-        chunk=record.chunk.number,
-        batch_id=offer.batch_id if offer else None,
-        attempt=offer.attempt if offer else None,
-        cells=row.cells,
-        sent=row,
     )
 
 

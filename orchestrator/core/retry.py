@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from orchestrator.core.model import Format
 from orchestrator.core.reasons import column_of
 from orchestrator.core.repair import Repair
-from orchestrator.core.report import ReportRow
+from orchestrator.core.runs import ReportRow
 from orchestrator.core.worth import Which, class_of, goes_again
 
 

@@ -22,7 +22,8 @@ from orchestrator.core.model import (
     Standing,
     State,
 )
-from orchestrator.core.report import Kind, ReportRow, account
+from orchestrator.core.report import account
+from orchestrator.core.runs import Kind, ReportRow
 
 HEADER = b"email\n"
 SOURCE = HEADER + b"".join(b"lead%02d@x.io\n" % n for n in range(1, 31))

@@ -362,9 +362,7 @@ def both_ways(made: Mangled, quoting: Literal[0, 1], line_end: str) -> tuple[Cou
     texts = read_texts(content, (span,), made.format, len(made.header))
     if texts is not None:
         assert [texts.sent(position) for position in range(len(sent))] == sent
-        assert [texts.raw(position).encode() for position in range(len(sent))] == [
-            content[row.start : row.stop] for row in sent
-        ]
+        assert [texts.raw(position) for position in range(len(sent))] == [content[row.start : row.stop] for row in sent]
     file = read_echoes(made.text.encode(), made.format)
     slow: Counter[Answer] = Counter()
     for echo, place in zip(file.records, locate(file, made.header, sent, made.key, made.format), strict=True):

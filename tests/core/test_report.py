@@ -29,7 +29,8 @@ from orchestrator.core.model import (
     Target,
     Totals,
 )
-from orchestrator.core.report import Account, ReportRow, account, exit_code, rows_of_chunk, totals
+from orchestrator.core.report import Account, account, exit_code, rows_of_chunk, totals
+from orchestrator.core.runs import ReportRow
 from orchestrator.errors import BooksDoNotBalance
 
 HEADER = ("email", "n")

@@ -7,8 +7,8 @@ import pytest
 from orchestrator.core.locate import SentRow
 from orchestrator.core.model import BatchId, Format
 from orchestrator.core.repair import Repair, parse
-from orchestrator.core.report import Kind, ReportRow
 from orchestrator.core.retry import Again, Tally, rows_again
+from orchestrator.core.runs import Kind, ReportRow
 from orchestrator.core.worth import Which
 
 HEADER = ("email", "leadScore", "notes")

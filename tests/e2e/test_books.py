@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import gzip
 import json
 import re
@@ -9,6 +10,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 from e2e.shop import quick, shop
 
 from orchestrator.adapters import locks
@@ -224,3 +226,64 @@ def test_several_sources_are_verified_together(tmp_path: Path) -> None:
         told = lines.read_bytes()
         lines.write_bytes(told.replace(b'"source_file": "two.csv"', b'"source_file": "one.csv"', 1))
         assert market.run("verify", str(folder), "one.csv", "two.csv").code == 70
+
+
+@pytest.mark.parametrize("name", ["leads.tsv", "leads.ssv"])
+def test_books_of_tables_with_other_delimiters_balance_to_the_end(tmp_path: Path, name: str) -> None:
+    """Every file of the report, and what is made of it, has to know which delimiter is whose."""
+    delimiter = {"leads.tsv": "\t", "leads.ssv": ";"}[name]
+    rows = [
+        [f"lead{row}@example.com", f'Zoë, {delimiter} "{row}"\n;\t=1', "x.5" if row % 3 == 0 else str(row)]
+        for row in range(60)
+    ]
+    with (tmp_path / name).open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file, delimiter=delimiter).writerows([["email", "company", "leadScore"], *rows])
+    failed = [row for row in rows if row[2] == "x.5"]
+    with shop(tmp_path, quick()) as market:
+        assert market.run("load", name, "--no-progress").code == 3
+        folder = market.report().folder
+        assert market.run("verify", str(folder), name).code == 0
+        with (folder / "report.csv").open(encoding="utf-8", newline="") as table:
+            assert [record[-3] for record in csv.reader(table)][1:] == [row[0] for row in failed]
+        with (folder / "retry.csv").open(encoding="utf-8", newline="") as again:
+            assert list(csv.reader(again, delimiter=delimiter))[1:] == failed
+        retried = market.run("retry", folder.name, "--reasons", "all", "--fix", "blank-invalid:leadScore", "--json")
+        assert retried.code == 0, retried
+        assert market.run("verify", str(folder.parent / retried.summary["load_id"]), name).code == 0
+        for load in (retried.summary["load_id"], folder.name):
+            assert market.run("purge", load).code == 0
+        assert not folder.exists()
+
+
+def test_rows_as_large_as_a_chunk_fail_are_sent_again_and_forgotten(tmp_path: Path) -> None:
+    """Nothing that is done to a row after it failed may need it to be small."""
+    notes = 'é, "x"\n' * 900_000
+    with (tmp_path / "leads.csv").open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file).writerows(
+            [["email", "leadScore", "notes"], *[[f"{row}@example.com", "x.5", notes] for row in range(2)]]
+        )
+    with shop(tmp_path, quick()) as market:
+        market.environment["ORCHESTRATOR_LIMITS__CHUNK_BYTES"] = "9500000"
+        assert market.run("load", "leads.csv", "--no-progress").code == 3
+        folder = market.report().folder
+        assert market.run("verify", str(folder), "leads.csv").code == 0
+        retried = market.run("retry", folder.name, "--reasons", "all", "--fix", "blank-invalid:leadScore", "--json")
+        assert retried.code == 0, retried
+        assert market.run("purge", retried.summary["load_id"]).code == 0
+        assert market.run("purge", folder.name).code == 0
+        assert not folder.exists()
+
+
+def test_a_number_that_was_changed_by_hand_is_named(tmp_path: Path) -> None:
+    """The question is which one; a traceback, or counting to it, is no answer."""
+    write_leads(tmp_path / "leads.csv", 50, bad_share=0.2)
+    with shop(tmp_path, quick()) as market:
+        assert market.run("load", "leads.csv", "--no-progress").code == 3
+        path = market.report().folder / "report.json"
+        told = path.read_text()
+        for wild in ("1e400", "-1", "9007199254740993", "9" * 5_000, "1000000000", "true", "[]"):
+            path.write_text(re.sub(r'"imported": \d+', f'"imported": {wild}', told, count=1))
+            verified = market.run("verify", str(path.parent), "leads.csv")
+            assert verified.code == 70, verified
+            assert "Traceback" not in verified.err
+            assert "report" in verified.out + verified.err

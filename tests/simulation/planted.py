@@ -40,7 +40,8 @@ from orchestrator.core.model import (
     Totals,
 )
 from orchestrator.core.plan import halve
-from orchestrator.core.report import Account, PlainRun, ReportRow, entries_of_chunk
+from orchestrator.core.report import Account, entries_of_chunk
+from orchestrator.core.runs import Entry, PlainRun
 from orchestrator.core.schedule import Limits, next_actions
 from orchestrator.core.verdicts import Answered, CallKind, Outcome, Ruling, Verdict, judge
 from orchestrator.errors import IllegalTransition
@@ -543,12 +544,13 @@ def _() -> AbstractContextManager[Any]:
 
 @planted("the report leaves out the last row of each chunk")
 def _() -> AbstractContextManager[Any]:
-    def fewer(*args: Any) -> list[ReportRow | PlainRun]:
+    def without_last(*args: Any) -> list[Entry]:
         entries = list(entries_of_chunk(*args))
         last = entries.pop() if entries else None
-        return [*entries, replace(last, hits=last.hits[:-1])] if isinstance(last, PlainRun) else entries
+        fewer = last.cut((last.last_row, ""))[0] if isinstance(last, PlainRun) else None
+        return entries if fewer is None else [*entries, fewer]
 
-    return patch.object(render, "entries_of_chunk", fewer)
+    return patch.object(render, "entries_of_chunk", without_last)
 
 
 @planted("a row that went again is counted twice")

@@ -15,13 +15,10 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
-from heapq import merge
-from itertools import islice
-from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
-from orchestrator.adapters.render.page import ROWS, write_page
+from orchestrator.adapters.render.page import Rows, write_page
 from orchestrator.adapters.render.source import COLLECTED_GONE, SourceBytes
 from orchestrator.adapters.render.summary import SCHEMA, head_of, write_summary
 from orchestrator.adapters.render.tables import Tables, ended
@@ -29,7 +26,8 @@ from orchestrator.core.again import Later
 from orchestrator.core.model import ChunkRecord, CollectedFile, Load, RejectedRow, State, Totals
 from orchestrator.core.origins import called, place
 from orchestrator.core.reasons import ReasonCount, Reasons, by_column
-from orchestrator.core.report import Kind, PlainRun, ReportRow, entries_of_chunk, totals, without_tag
+from orchestrator.core.report import entries_of_chunk, totals, without_tag
+from orchestrator.core.runs import Entry, Kind, PlainRun, ReportRow, each, weave
 from orchestrator.core.tags import is_tagged
 
 if TYPE_CHECKING:
@@ -65,27 +63,19 @@ class _Tally:
     def __init__(self, header: Sequence[str]) -> None:
         self.reasons = Reasons(header)
         self.rows = 0
-        self._lost: list[ReportRow] = []
-        self._warned: list[ReportRow] = []
+        self.shown = Rows()
 
     def add(self, row: ReportRow) -> None:
         self.rows += 1
         self.reasons.add(row.kind, row.reason, row.source_row)
-        shown = self._warned if row.kind == "warning" else self._lost
-        if len(shown) < ROWS:
-            shown.append(row)
+        self.shown.add(row.kind == "warning", [row])
 
     def add_run(self, run: PlainRun, counts: Iterable[tuple[Kind, str, int, int]]) -> None:
         for kind, reason, first, rows in counts:
             self.rows += rows
             self.reasons.add(kind, reason, first, rows)
-        for shown, warned in ((self._lost, False), (self._warned, True)):
-            if len(shown) < ROWS:
-                hits = (hit for hit in run.hits if (hit[1] == "warning") == warned)
-                shown.extend(map(run.row, islice(hits, ROWS - len(shown))))
-
-    def shown(self) -> list[ReportRow]:
-        return (self._lost + self._warned)[:ROWS]
+        for warned in (False, True):
+            self.shown.add(warned, (run.row(hit) for hit in run.hits if (hit[1] == "warning") == warned))
 
 
 def write_report(
@@ -118,13 +108,13 @@ def write_report(
             files.enter_context(_atomic(folder / name, unless=lambda: kept is not None))
             for name in ("report.csv", "report.jsonl", "retry.csv")
         )
-        tables = Tables(load, source, table, lines, retry.buffer)
+        tables = Tables(load, source, table.buffer, lines.buffer, retry.buffer)
         in_runs = load.origin is None and place_of is None
         for entry in _entries(load, records, rejected, source, folder):
             if isinstance(entry, PlainRun) and in_runs:
                 tally.add_run(entry, tables.write_run(entry))
                 continue
-            for row in _each(entry):
+            for row in each(entry):
                 found, source_file = _in_original(load, _placed(row, place_of))
                 tables.write(found, source_file)
                 tally.add(found)
@@ -141,18 +131,7 @@ def write_report(
     with _atomic(folder / "report.json") as file:
         digest = write_summary(file, head, records(), notes)
     with _atomic(folder / "report.html") as file:
-        write_page(
-            file,
-            load=load,
-            totals=sums,
-            summary=head,
-            digest=digest,
-            reasons=reasons,
-            columns=columns,
-            rows=tally.shown(),
-            listed=tally.rows,
-            key=load.target.key_column,
-        )
+        write_page(file, summary=head, digest=digest, header=load.header.own, rows=tally.shown, listed=tally.rows)
     return Written(
         folder,
         sums,
@@ -200,7 +179,7 @@ def read_rows(
     """
     source = SourceBytes(load)
     for entry in _entries(load, records, rejected, source, folder):
-        for row in _each(entry):
+        for row in each(entry):
             yield _placed(row, place_of), ended(source.bytes_of(row)) if row.sent is not None else b""
     notes += source.notes
 
@@ -228,22 +207,18 @@ def _placed(row: ReportRow, place_of: PlaceOf | None) -> ReportRow:
     )
 
 
-def _each(entry: ReportRow | PlainRun) -> Iterator[ReportRow]:
-    return map(entry.row, entry.hits) if isinstance(entry, PlainRun) else iter([entry])
-
-
 def _entries(
     load: Load,
     records: Callable[[], Iterable[ChunkRecord]],
     rejected: Iterable[RejectedRow],
     source: SourceBytes,
     folder: Path,
-) -> Iterator[ReportRow | PlainRun]:
+) -> Iterator[Entry]:
     """All rows of the report in the order of the source, as people know them."""
     entries = _entries_as_sent(load, records, rejected, source, folder)
     if not is_tagged(load.header.fields):
         return entries
-    return (without_tag(row) for entry in entries for row in _each(entry))
+    return (without_tag(row) for entry in entries for row in each(entry))
 
 
 def _entries_as_sent(
@@ -252,7 +227,7 @@ def _entries_as_sent(
     rejected: Iterable[RejectedRow],
     source: SourceBytes,
     folder: Path,
-) -> Iterator[ReportRow | PlainRun]:
+) -> Iterator[Entry]:
     """All rows of the report in the order of the source, those of which no place is known behind those of their chunk.
 
     Rejected rows and those of chunks of twins stand where they fall. Rows that went again are told of once, where they
@@ -260,53 +235,27 @@ def _entries_as_sent(
     """
     with ExitStack() as files:
         later, twins = _out_of_order(load, records(), source, folder, files)
-        between = _Between(merge((_rejected_row(row, source) for row in rejected), twins, key=_number))
-        for record in records():
-            if record.chunk.again or record.chunk.twins:
-                continue
-            for entry in _entries_of(load, record, source):
-                if isinstance(entry, PlainRun) and not later.knows(entry):
-                    yield from entry.woven(between.before(entry.last_row))
-                    continue
-                for failed in _each(entry):
-                    for told in later.instead_of(failed):
-                        if told.source_row is not None:
-                            yield from between.before(told.source_row)
-                        yield told
-        yield from between.before(inf)
+        between = weave((_rejected_row(row, source) for row in rejected), twins)
+        yield from weave(_of_chunks(load, records(), source, later), between)
         yield from later.unplaced
-        yield from between.rest()
 
 
-class _Between:
-    """Rows that stand between those of the chunks, in their order; those without a place last."""
-
-    def __init__(self, rows: Iterator[ReportRow]) -> None:
-        self._rows, self._next = rows, next(rows, None)
-
-    def before(self, number: float) -> Iterator[ReportRow]:
-        """Those up to a row of the source that have not come yet."""
-        while self._next is not None and _number(self._next) < number:
-            yield from self._one()
-
-    def rest(self) -> Iterator[ReportRow]:
-        while self._next is not None:
-            yield from self._one()
-
-    def _one(self) -> Iterator[ReportRow]:
-        assert self._next is not None
-        row, self._next = self._next, None
-        yield row
-        self._next = next(self._rows, None)
-
-
-def _number(row: ReportRow) -> float:
-    return inf if row.source_row is None else row.source_row
+def _of_chunks(load: Load, records: Iterable[ChunkRecord], source: SourceBytes, later: Later) -> Iterator[Entry]:
+    """Those of chunks that lie one behind the other."""
+    for record in records:
+        if record.chunk.again or record.chunk.twins:
+            continue
+        for entry in _entries_of(load, record, source):
+            if isinstance(entry, PlainRun) and not later.knows(entry):
+                yield entry
+            else:
+                for failed in each(entry):
+                    yield from later.instead_of(failed)
 
 
 def _out_of_order(
     load: Load, records: Iterable[ChunkRecord], source: SourceBytes, folder: Path, files: ExitStack
-) -> tuple[Later, Iterator[ReportRow]]:
+) -> tuple[Later, Iterator[Entry]]:
     """What became of rows that went again (they are few), and rows of chunks of twins in the order of the source."""
     last: list[ChunkRecord] = []
     twins: Aside | None = None
@@ -318,8 +267,7 @@ def _out_of_order(
                 from orchestrator.adapters.render.aside import Aside  # numpy: not for every load
 
                 twins = Aside(load.rows, folder, files)
-            found = (row for entry in _entries_of(load, record, source) for row in _each(entry))
-            twins.put((row, source.bytes_of(row)) for row in found)
+            twins.put(_entries_of(load, record, source), source)
     later = Later()
     for record in sorted(last, key=lambda record: record.chunk.again):
         later.add(record, _rows_of(load, record, source))
@@ -335,10 +283,10 @@ def read_chunk(load: Load, record: ChunkRecord, notes: list[str]) -> list[tuple[
 
 
 def _rows_of(load: Load, record: ChunkRecord, source: SourceBytes) -> list[ReportRow]:
-    return [row for entry in _entries_of(load, record, source) for row in _each(entry)]
+    return [row for entry in _entries_of(load, record, source) for row in each(entry)]
 
 
-def _entries_of(load: Load, record: ChunkRecord, source: SourceBytes) -> Iterator[ReportRow | PlainRun]:
+def _entries_of(load: Load, record: ChunkRecord, source: SourceBytes) -> Iterator[Entry]:
     """The rows of one chunk in the report."""
     if record.standing.state is State.HALVED or not _has_rows(record):
         return

@@ -1,5 +1,6 @@
 """How does the report look to a person? One self-contained page: no network, and whole without its script.
 
+What it says of numbers and rows can be written again from the other files of the report, and so be compared.
 The page's policy allows exactly its own style and its own script, by their hashes: text from strangers that got past
 the escaping would still not run. What is drawn where is `core.picture`.
 """
@@ -8,21 +9,23 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields
 from datetime import datetime
 from functools import cache
 from importlib import resources
+from itertools import islice
 from typing import Any, TextIO
 
 import jinja2
 import markupsafe
 
-from orchestrator.adapters.render.summary import Digest
-from orchestrator.core.model import Load, Target, Totals
+from orchestrator.adapters.render.summary import BATCHES_KEPT, Digest
+from orchestrator.core.model import Target, Totals
 from orchestrator.core.picture import BINS, WIDTH, Curves, parts_of
-from orchestrator.core.reasons import ColumnCount, ReasonCount, column_of
-from orchestrator.core.report import ReportRow
+from orchestrator.core.reasons import column_of
+from orchestrator.core.runs import ReportRow
 
 ROWS = 1_000
 """Rows the page lists; all of them are in report.csv."""
@@ -37,6 +40,7 @@ LABELS = {
     "unsent": "Not sent",
     "unknown": "Outcome unknown",
 }
+_LANE = re.compile('(?<=<td class="lane plain">).*?(?=</td>)', re.DOTALL)
 OPEN_LABELS = {"unsent": "Not sent yet", "unknown": "Outcome not known yet"}
 """The same of a load that is not finished."""
 KINDS = {"failure": "failed", "warning": "warning", "rejected": "rejected"}
@@ -67,12 +71,29 @@ class RowView:
     values: list[tuple[str, str]]
 
 
+class Rows:
+    """The rows that the page lists, as all of them come by: those that are not imported before those that are."""
+
+    def __init__(self) -> None:
+        self._lost: list[ReportRow] = []
+        self._warned: list[ReportRow] = []
+
+    def add(self, warned: bool, rows: Iterable[ReportRow]) -> None:
+        shown = self._warned if warned else self._lost
+        shown.extend(islice(rows, ROWS - len(shown)))
+
+    def shown(self) -> list[ReportRow]:
+        return (self._lost + self._warned)[:ROWS]
+
+
 @dataclass(frozen=True, slots=True)
 class _Look:
     template: jinja2.Template
     style: markupsafe.Markup
     script: markupsafe.Markup
     policy: str
+    generator: str
+    """Which page this is: another release may say the same in other words."""
 
 
 @cache
@@ -84,12 +105,14 @@ def _look() -> _Look:
     )
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     environment.filters.update(filters())
+    environment.globals.update(swatch=_swatch, rows_word=_rows)
     policy = f"default-src 'none'; style-src '{_hash(style)}'; script-src '{_hash(script)}'; "
     return _Look(
         environment.from_string(page),
         markupsafe.Markup(style),  # noqa: S704 our own files
         markupsafe.Markup(script),  # noqa: S704
         policy + "base-uri 'none'; form-action 'none'",
+        f"orchestrator {hashlib.sha256(page.encode()).hexdigest()[:12]}",
     )
 
 
@@ -112,55 +135,77 @@ def style() -> str:
 
 
 def write_page(
-    file: TextIO,
-    *,
-    load: Load,
-    totals: Totals,
-    summary: Mapping[str, Any],
-    digest: Digest,
-    reasons: Sequence[ReasonCount],
-    columns: Sequence[ColumnCount],
-    rows: Sequence[ReportRow],
-    listed: int,
-    key: str | None,
+    file: TextIO, *, summary: Mapping[str, Any], digest: Digest, header: Sequence[str], rows: Rows, listed: int
 ) -> None:
-    """rows: the first of all `listed` rows of the report."""
-    look = _look()
-    curves = digest.time_line.curves()
+    """summary: the head of report.json. header: the user's columns. rows: the first of all `listed` rows."""
+    look, time_line = _look(), digest.time_line
+    curves = time_line.curves()
+    told = {**summary, "notes": digest.notes, "doubts": digest.doubts}
     context = {
-        **summary,
+        **_context(told, header, rows, listed),
         "policy": look.policy,
+        "generator": look.generator,
         "style": look.style,
         "script": look.script,
-        "verdict": verdict_of(totals, str(summary["stopped"])),
-        "target": target_text(load.target),
-        "subscription": load.subscription,
+        "batches": list(zip(digest.first, time_line.lanes(len(digest.first)), strict=True)),
+        "batches_count": len(time_line),
+        "timeline_seconds": time_line.seconds,
+        "curves": curves,
+        "paths": _paths(curves) if curves else None,
+        "ticks": ticks_of(time_line.seconds),
+    }
+    file.writelines(look.template.generate(**context))
+
+
+def is_of_this_release(page: str) -> bool:
+    return f'<meta name="generator" content="{_look().generator}">' in page
+
+
+def pieces_missing(page: str, report: Mapping[str, Any], header: Sequence[str], rows: Rows, listed: int) -> list[str]:
+    """Which parts of a page do not say what the other files of its report do? report: all of report.json.
+
+    The page must be of this release. The time line is not looked at: report.json has its times by the second.
+    """
+    look = _look()
+    accepted = [batch for batch in report["batches"] if batch["accepted_at"] is not None]
+    context = _context(report, header, rows, listed) | {
+        "batches": [(batch, None) for batch in accepted[:BATCHES_KEPT]],
+        "batches_count": len(accepted),
+    }
+    page = _LANE.sub("", page)
+    return [
+        name
+        for name, block in look.template.blocks.items()
+        if "".join(block(look.template.new_context(context))) not in page
+    ]
+
+
+def _context(report: Mapping[str, Any], header: Sequence[str], rows: Rows, listed: int) -> dict[str, Any]:
+    """What the page says, but for the time line."""
+    totals, settings, notes = Totals(**report["totals"]), report["settings"], report["notes"]
+    target = Target(**{field.name: settings[field.name] for field in fields(Target)})
+    return {
+        **report,
+        "verdict": verdict_of(totals, str(report["stopped"])),
+        "target": target_text(target),
+        "subscription": settings["subscription"],
         "totals": totals,
         "parts": parts_of(totals),
-        "labels": {**LABELS, **(OPEN_LABELS if summary["stopped"] else {})},
+        "labels": {**LABELS, **(OPEN_LABELS if report["stopped"] else {})},
         "settled": totals.rows - totals.unsent - totals.unknown,
         "kinds": KINDS,
         "fills": FILLS,
-        "calls": sum(count for kind, count in summary["calls"].items() if kind != "token"),
-        "notes": digest.notes[:NOTES],
-        "notes_more": max(0, len(digest.notes) - NOTES),
-        "reasons": reasons[:REASONS],
-        "reasons_more": max(0, len(reasons) - REASONS),
-        "columns": columns[:COLUMNS],
-        "key": key,
-        "rows": [_view(row, load.header.own, key) for row in rows],
-        "rows_more": listed - len(rows),
+        "calls": sum(count for kind, count in report["calls"].items() if kind != "token"),
+        "notes": notes[:NOTES],
+        "notes_more": max(0, len(notes) - NOTES),
+        "reasons": report["reasons"][:REASONS],
+        "reasons_more": max(0, len(report["reasons"]) - REASONS),
+        "columns": report["columns"][:COLUMNS],
+        "key": target.key_column,
+        "rows": [_view(row, tuple(header), target.key_column) for row in rows.shown()],
+        "rows_more": listed - len(rows.shown()),
         "listed": listed,
-        "doubts": digest.doubts,
-        "batches": list(zip(digest.first, digest.time_line.lanes(len(digest.first)), strict=True)),
-        "batches_count": len(digest.time_line),
-        "batches_more": len(digest.time_line) - len(digest.first),
-        "timeline_seconds": digest.time_line.seconds,
-        "curves": curves,
-        "paths": _paths(curves) if curves else None,
-        "ticks": ticks_of(digest.time_line.seconds),
     }
-    file.writelines(look.template.generate(**context))
 
 
 def verdict_of(totals: Totals, stopped: str) -> Verdict:
@@ -240,6 +285,12 @@ def _steps(heights: Sequence[float], step: float, scale: float) -> str:
     for index, height in enumerate(heights):
         path += f"V{100 - height * scale:.2f}H{(index + 1) * step:.1f}"
     return path + "V100Z"
+
+
+def _swatch(name: str) -> markupsafe.Markup:
+    return markupsafe.Markup(
+        '<svg viewBox="0 0 1 1" aria-hidden="true"><rect class="{}" width="1" height="1"/></svg>'
+    ).format(name)
 
 
 def _hash(text: str) -> str:

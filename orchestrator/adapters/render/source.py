@@ -9,7 +9,7 @@ from pathlib import Path
 
 from orchestrator.core.locate import read_sent
 from orchestrator.core.model import ROW_TAG, ChunkRecord, Load, RejectedRow, Span
-from orchestrator.core.report import ReportRow
+from orchestrator.core.runs import ReportRow
 from orchestrator.core.tags import is_tagged
 
 SOURCE_GONE = "the source cannot be read any more"
