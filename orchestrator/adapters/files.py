@@ -31,7 +31,7 @@ from orchestrator.errors import SourceChanged, SourceMissing, SourceUnusable
 BLOCKS_AHEAD: Final = 1
 """Blocks that are being hashed while rows are found in the next one."""
 
-SPILLED_FROM_BYTES: Final = 1 << 20
+SPILLED_FROM_BYTES: Final = 1 << 17
 """Less is kept in memory instead of a file."""
 
 NEAR_BYTES: Final = 1 << 14

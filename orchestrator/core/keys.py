@@ -70,7 +70,7 @@ BUCKETS: Final = 256
 """Of rows that are sorted on the disk: a bucket of a source of 100 million rows has 400,000."""
 SIZE_BITS: Final = 28
 """A row and its bytes make one number, its *place*: 2**35 rows of up to 256 MB."""
-HELD_ROWS: Final = 1 << 16
+HELD_ROWS: Final = 1 << 14
 LOOKED_AT_ROWS: Final = 1 << 14
 """After so many rows, and then after four times as many, it is seen whether some share a key already."""
 FEW_ROWS: Final = 5_000

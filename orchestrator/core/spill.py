@@ -17,7 +17,7 @@ Buckets = NDArray[np.unsignedinteger[Any]]
 NewFile = Callable[[], BinaryIO]
 """Makes an empty file that goes with its last reference."""
 
-HELD_BYTES: Final = 1 << 20
+HELD_BYTES: Final = 1 << 19
 PIECE_ROWS: Final = 1 << 18
 """So many records of a bucket are in memory at once."""
 
@@ -96,7 +96,7 @@ class Spill:
         buckets, records = self._gathered()
         order, begins = self._sorted(buckets)
         self._file.seek(self._end)
-        self._file.write(records[order].tobytes())
+        self._file.write(records[order].data)
         self._runs.append((self._end, begins))
         self._end += records.nbytes
         self._held, self._held_rows, self._held_begins = [], 0, None
