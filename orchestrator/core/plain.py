@@ -26,6 +26,8 @@ from itertools import accumulate
 from orchestrator.core.locate import REASON_COLUMNS, Echo, EchoFile, Place, SentRow, locate_among
 from orchestrator.core.model import Format, Span
 
+PIECE_BYTES = 1 << 20
+
 _NUL = "\0"
 """Stands in no row that is sent: the planner rejects it, as it does what is not UTF-8."""
 
@@ -103,9 +105,7 @@ def read_texts(content: bytes, spans: Sequence[Span], format: Format, columns: i
     if columns == 1 or b"\0" in content or content.count(b"\r") != crlf or crlf not in (0, content.count(b"\n")):
         return None
     sent = SentTexts(content, format.delimiter)
-    lines = _with_lf(content).split("\n")
-    if not lines[-1]:
-        lines.pop()
+    lines = _lines(content)
     begins: list[int] = []
     """Which line each row begins with."""
     try:
@@ -134,6 +134,19 @@ def read_texts(content: bytes, spans: Sequence[Span], format: Format, columns: i
         sent.lines += [line + moved for line in begins[before : before + span.rows]]
         offset += span.stop - span.start
     return sent if len(sent.rows) == len(begins) and offset == len(content) else None
+
+
+def _lines(content: bytes) -> list[str]:
+    """Its lines without their ends, narrow; made piece by piece, so that there is no second whole of it meanwhile."""
+    lines: list[str] = []
+    start = 0
+    while start < len(content):
+        stop = content.rfind(b"\n", start, start + PIECE_BYTES) + 1 or content.find(b"\n", start) + 1 or len(content)
+        lines += _with_lf(content[start:stop]).split("\n")
+        if not lines[-1]:
+            lines.pop()
+        start = stop
+    return lines
 
 
 def _with_lf(content: bytes) -> str:

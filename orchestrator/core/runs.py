@@ -145,7 +145,11 @@ def weave(ours: Iterable[Entry], others: Iterable[Entry]) -> Iterator[Entry]:
             if between is not None:
                 yield between
         one, other = one or next(mine, None), other or next(theirs, None)
-    yield from (entry for entry in (one, other) if entry is not None)
+    if one is not None:
+        yield one
+    if other is not None:
+        yield other
+    del one, other  # a chunk may hang on each
     yield from mine
     yield from theirs
 

@@ -153,6 +153,7 @@ class Runner:
         self._adopted_before: set[LoadId] = set()
         self._busy: dict[ChunkKey, Action] = {}
         self._stop: OrchestratorError | None = None
+        self._fault: Exception | None = None
         self._stop_requested = self._cancelled = False
         self._woken = anyio.Event()
         self._started_at = clock.now()
@@ -183,7 +184,7 @@ class Runner:
                         if not await self._sent_again():
                             break
                         continue
-                    if self._stop is not None or self._stop_requested:
+                    if self._stop is not None or self._stop_requested or self._fault is not None:
                         await self._drain()
                         break
                     decision = next_actions(
@@ -212,6 +213,8 @@ class Runner:
         finally:
             with anyio.CancelScope(shield=True):
                 await self._end()
+        if self._fault is not None:
+            raise self._fault
         return self._stop
 
     async def _sent_again(self) -> bool:
@@ -254,7 +257,10 @@ class Runner:
         return doubt_held(await self._books.ask(self._ledger.held, self._load.id))
 
     async def _do(self, action: Action) -> None:
-        """One action to its end. An expected error stops the load; what it left is in the ledger."""
+        """One action to its end. An expected error stops the load; what it left is in the ledger.
+
+        So does a fault of ours, which is raised when what became of the uploads under way is written down.
+        """
         try:
             match action:
                 case Submit():
@@ -269,6 +275,9 @@ class Runner:
                     await self._books.record(standing, DoubtEnded(self._clock.now(), action.how, resend))
         except OrchestratorError as error:
             self._stop_for(error)
+        except Exception as error:  # noqa: BLE001 none may be lost
+            self._fault = self._fault or error
+            self._offering.close()
         finally:
             self._busy.pop((action.load_id, action.number), None)
             self._woken.set()

@@ -92,14 +92,24 @@ def test_a_process_that_was_stopped_for_a_while_says_so_and_goes_on(tmp_path: Pa
 
 FAULTY = """
 import sys
+import anyio
+from orchestrator.adapters.marketo import Marketo
 from orchestrator.runner.following import Following
 from orchestrator.cli.main import main
 
 async def seen(self, action, status, asked_at):
     row = "canary@example.com"
+    await anyio.sleep(0.5)
     raise RuntimeError(f"a fault of ours with a row of {len(row)} characters")
 
-Following._seen = seen
+create = Marketo.create
+
+async def slow(self, *arguments):
+    outcome = await create(self, *arguments)
+    await anyio.sleep(1.5)  # Marketo has one whose answer we have not when the fault comes
+    return outcome
+
+Following._seen, Marketo.create = seen, slow
 sys.exit(main(sys.argv[1:]))
 """
 

@@ -113,11 +113,12 @@ def write_report(
         for entry in _entries(load, records, rejected, source, folder):
             if isinstance(entry, PlainRun) and in_runs:
                 tally.add_run(entry, tables.write_run(entry))
-                continue
-            for row in each(entry):
-                found, source_file = _in_original(load, _placed(row, place_of))
-                tables.write(found, source_file)
-                tally.add(found)
+            else:
+                for row in each(entry):
+                    found, source_file = _in_original(load, _placed(row, place_of))
+                    tables.write(found, source_file)
+                    tally.add(found)
+            del entry  # its chunk goes with it, before the next one comes
         if keep and source.lost():
             kept = _kept(folder, load, sums, source)
     if kept is not None:
@@ -251,6 +252,7 @@ def _of_chunks(load: Load, records: Iterable[ChunkRecord], source: SourceBytes, 
             else:
                 for failed in each(entry):
                     yield from later.instead_of(failed)
+            del entry  # as above
 
 
 def _out_of_order(

@@ -15,6 +15,7 @@ async function refresh() {
     for (const part of document.querySelectorAll('[data-live]')) {
       const other = fresh.getElementById(part.id);
       if (!other || other.innerHTML === part.innerHTML) continue;
+      if (part.querySelector(':active')) { again = true; continue; }  // a click is under way: it would be lost
       const focused = part.contains(document.activeElement) ? document.activeElement : null;
       if (focused && focused.matches('button, summary, input')) continue;
       const place = focused && focused.matches('a') ? focused.getAttribute('href') : null;
