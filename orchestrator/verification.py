@@ -20,14 +20,14 @@ from orchestrator import intake
 from orchestrator.adapters.files import fingerprint_file, plan_file, read_chunk
 from orchestrator.adapters.render import NOT_IN_RETRY
 from orchestrator.adapters.render.page import Rows, is_of_this_release, pieces_missing
-from orchestrator.adapters.render.source import COLLECTED_GONE, SOURCE_CHANGED, SOURCE_GONE
+from orchestrator.adapters.render.source import COLLECTED_GONE, SOURCE_CHANGED, SOURCE_GONE, cells_of
 from orchestrator.adapters.render.summary import NOTES_MAX
 from orchestrator.adapters.render.tables import FILE_COLUMN, head_of_table, row_of_table
 from orchestrator.checks import CheckLine
 from orchestrator.config import Config
 from orchestrator.core.audit import Listed, faults_of_sums
 from orchestrator.core.locate import SentRow, read_sent
-from orchestrator.core.model import Chunk, Format, OnDuplicate, Origin, Plan, Reading, SourceFile, Target
+from orchestrator.core.model import Chunk, Format, OnDuplicate, Origin, Plan, Reading, RejectedRow, SourceFile, Target
 from orchestrator.core.origins import called, place
 from orchestrator.core.report import CANDIDATES_MAX
 from orchestrator.core.runs import ReportRow
@@ -196,7 +196,13 @@ def _faults_of_plan(report: Mapping[str, Any], plan: Plan) -> Iterator[str]:
         yield f"there are {len(told):,} chunks, {len(plan.chunks):,} are in the source"
     for chunk in plan.chunks:
         one = told.get(chunk.number)
-        if one is not None and (one["sha256"], one["rows"]) != (chunk.sha256, chunk.rows):
+        if one is not None and [one[name] for name in ("sha256", "rows", "first_row", "last_row", "bytes")] != [
+            chunk.sha256,
+            chunk.rows,
+            chunk.first_row,
+            chunk.last_row,
+            chunk.size_bytes,
+        ]:
             yield f"chunk {chunk.number} is not what stands in the source"
 
 
@@ -233,6 +239,8 @@ class _Rows:
         # Chunks that lie across each other are no way through the source; those it would have otherwise are.
         self._plan = _plan(report, Path(file.path), "ignore")[1] if apart else plan
         self._chunks = iter(self._plan.chunks)
+        self._left = {row.row: row for row in (*plan.rejected, *plan.superseded)}
+        self._budget, self._unread = report["settings"]["chunk_bytes"], bool(report["notes"])
         self._last_row = 0
         self._sent: Iterator[SentRow] = iter(())
         self._row: SentRow | None = None
@@ -240,8 +248,11 @@ class _Rows:
     def faults(self, number: int, listed: Mapping[str, Any]) -> Iterator[str]:
         """What is wrong with a row of report.jsonl that has this number."""
         if listed["chunk"] is None:
-            if self._chunk(number) != 0:
+            left = self._left.get(number)
+            if left is None:
                 yield f"row {number} is listed as rejected, and is none"
+            elif not self._is_told(left, listed):
+                yield f"row {number} is not what stands in the source"
             return
         if not self._is_in(number, listed["chunk"]):
             yield f"row {number} is listed under chunk {listed['chunk']}, which does not have it"
@@ -269,6 +280,22 @@ class _Rows:
         """The chunk of the plan that has a row; 0 of one that is not sent, -1 of none."""
         return int(self._chunk_of[number]) if 0 < number < len(self._chunk_of) else -1
 
+    def _is_told(self, left: RejectedRow, listed: Mapping[str, Any]) -> bool:
+        """Does the report say this of a row that was not sent? Of a source that it could not read, it has no values."""
+        told = [*listed["row"].values(), *listed.get("more_cells", ())]
+        return (left.reason, *self._place(left)) == (
+            listed["reason"],
+            listed["source_line"],
+            listed.get(FILE_COLUMN),
+        ) and (told == self._cells_of(left) or (not told and self._unread))
+
+    def _cells_of(self, left: RejectedRow) -> list[str]:
+        if left.stop - left.start > self._budget:
+            return []
+        with Path(self._file.path).open("rb") as file:
+            file.seek(left.start)
+            return list(cells_of(file.read(left.stop - left.start), left, self._plan.format)[self._tagged :])
+
     def _is_in(self, number: int, chunk: int) -> bool:
         """May this chunk of the report, or the one that it is a part of, have that row?"""
         seen = {chunk}
@@ -277,7 +304,7 @@ class _Rows:
             seen.add(chunk)
         return self._chunk(number) > 0 and (self._chunk(number) == chunk or chunk in self._again)
 
-    def _place(self, row: SentRow) -> tuple[int | None, str | None]:
+    def _place(self, row: SentRow | RejectedRow) -> tuple[int | None, str | None]:
         """Line and, if it is one of several, name of the user's own file."""
         original, line = place(self._origin, row.row, row.line)
         if self._origin is None or original is None or not self._several:

@@ -117,7 +117,7 @@ class Case:
         return list(csv.reader(io.StringIO(self.read("report.csv").decode(), newline="")))
 
     def lines(self) -> list[dict[str, Any]]:
-        return [json.loads(line) for line in self.read("report.jsonl").decode().splitlines()]
+        return [json.loads(line) for line in self.read("report.jsonl").splitlines()]
 
 
 def a_case(

@@ -25,7 +25,7 @@ def verify(folder: Path, source: Path) -> list[CheckLine]:
 def a_report(folder: Path) -> Case:
     """Several chunks with failures, warnings, a rejected row, and a row that has no place."""
     rows = [f"{row}@x,{row}" for row in range(1, 41)]
-    rows[6] = "7@x"
+    rows[6] = "7@x,7,too many"
     rows[20] = '21@x,"two\nlines"'
     case = a_case(folder, "\n".join(["email,n", *rows, ""]).encode(), budget=120)
     assert len(case.plan.chunks) >= 3
@@ -157,6 +157,14 @@ COOKED: dict[str, Callable[[Path], None]] = {
     "a page of another file": lambda folder: swap(
         "report.html", json.loads((folder / "report.json").read_text())["source"]["sha256"], "0" * 64
     )(folder),
+    "a page with a word between its parts": swap("report.html", "</main>", "All is well.</main>"),
+    "a page that hides its rows": swap("report.html", "</style>", ".rows { display: none; }</style>"),
+    "a page that runs something": swap("report.html", "</script>", "alert();</script>"),
+    "a chunk of other rows": edit(lambda report: report["chunks"][0].update(first_row=0)),
+    "a chunk of more bytes": edit(lambda report: report["chunks"][0].update(bytes=9_999)),
+    "a batch of more bytes": edit(lambda report: report["batches"][0].update(bytes=9_999)),
+    "a chunk in a state that is none": edit(lambda report: report["chunks"][0].update(state="sttled")),
+    "a rejected row with other values": swap("report.jsonl", '["too many"]', '["too much"]'),
     "a table that says another kind": swap("report.csv", "warning,odd", "failure,odd"),
 }
 

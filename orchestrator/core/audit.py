@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+from orchestrator.core.model import State
 from orchestrator.core.reasons import OTHER_REASONS, REASON_CHARACTERS_MAX
 
 _PARTS = ("imported", "failed", "unsent", "unknown")
@@ -58,11 +59,13 @@ def _faults_of_batches(report: Mapping[str, Any]) -> Iterator[str]:
         yield "two batches have one id"
     for chunk in report["chunks"]:
         batch = batches.get(chunk["batch_id"])
-        if chunk["state"] != "settled":
+        if chunk["state"] not in set(State):
+            yield f"chunk {chunk['chunk']}: its state is none that there is"
+        if chunk["state"] != State.SETTLED:
             continue
         if batch is None or batch["imported"] is None:
             yield f"chunk {chunk['chunk']}: it is settled and has no batch that was counted"
-        elif (batch["sha256"], batch["rows"]) != (chunk["sha256"], chunk["rows"]):
+        elif any(batch[name] != chunk[name] for name in ("sha256", "bytes", "rows", "first_row", "last_row")):
             yield f"chunk {chunk['chunk']}: batch {batch['batch_id']} is of other bytes"
         elif batch["status"] == "Complete" and (
             chunk["imported"] > batch["imported"]

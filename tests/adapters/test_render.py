@@ -11,6 +11,7 @@ import json
 import os
 import re
 import stat
+import tracemalloc
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
@@ -24,7 +25,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from report_case import Case, a_case
 
-from orchestrator.adapters.render import aside
+from orchestrator.adapters.render import aside, tables
 from orchestrator.adapters.render.page import ticks_of
 from orchestrator.adapters.render.tables import COLUMNS, FORMULA_STARTS, harmless, head_of_table
 from orchestrator.config import load_config
@@ -115,6 +116,10 @@ HOSTILE += [
     "x;;=1",
     '"=1',
     "\n=1",
+    "x\u2028=1",
+    "\u0085=1",
+    "\u00a0-1",
+    "Ã\u0085;=1",
 ]
 
 
@@ -163,6 +168,8 @@ VALUES = [
     "a -1",
 ]
 VALUES += ["back\\slash", 'say "a"', "two\nlines", "é😀", "\x07bell", "%s"]
+VALUES += ["\u0085=1", "\u00a0", "a\u2028b", "Ã©", "\x7f", "日本"]
+"""As Latin-1, the bytes of these are line ends, blanks and other letters."""
 
 
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -209,7 +216,8 @@ def test_rows_written_many_at_once_are_the_same_bytes_as_one_by_one(
     failed = min(failed, case.plan.chunks[0].rows)
     counts = Counts(case.plan.chunks[0].rows - failed, failed, warned)
     case.settle(1, failures=named["failure"], warnings=named["warning"], counts=counts)
-    case.write()
+    with patch.object(tables, "ROWS_AT_ONCE", data.draw(st.sampled_from([1, 3, 500]))):
+        case.write()
     with patch.object(report, "read_texts", lambda *_: None):
         case.write("slow")
     for file in ("report.csv", "report.jsonl", "retry.csv"):
@@ -586,6 +594,26 @@ def test_a_report_does_not_hold_a_whole_load_in_memory(tmp_path: Path) -> None:
 
     case.write(records=stream)
     assert most == 1
+
+
+def test_a_report_does_not_hold_rows_as_large_as_a_chunk_in_memory(tmp_path: Path) -> None:
+    """The page lists a thousand rows; of each it shows so little that a thousand are no more than four."""
+
+    def peak(rows: int) -> int:
+        folder = tmp_path / str(rows)
+        folder.mkdir()
+        content = b"".join(b"%d@x,%s\n" % (row, b"n" * 900_000) for row in range(rows))
+        case = a_case(folder, b"email,n\n" + content, budget=1_000_000)
+        for chunk in case.plan.chunks:
+            case.settle(chunk.number, status="Failed", counts=Counts(0, chunk.rows, 0))
+        tracemalloc.start()
+        case.write()
+        most = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert len(case.plan.chunks) == len(case.table()) - 1 == rows
+        return most
+
+    assert peak(40) < 1.5 * peak(4)
 
 
 # --- report.html ------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ import base64
 import hashlib
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from datetime import datetime
 from functools import cache
 from importlib import resources
@@ -32,6 +32,8 @@ ROWS = 1_000
 REASONS, COLUMNS, NOTES = 50, 30, 50
 VALUES = 60
 """Values of a row that the page lists."""
+CHARACTERS = 200
+"""Of a value: the most that the page shows of one."""
 LABELS = {
     "imported": "Imported",
     "warned": "Imported with a warning",
@@ -40,7 +42,9 @@ LABELS = {
     "unsent": "Not sent",
     "unknown": "Outcome unknown",
 }
-_LANE = re.compile('(?<=<td class="lane plain">).*?(?=</td>)', re.DOTALL)
+_TIME_LINES = re.compile(
+    '(?<=<td class="lane plain">).*?(?=</td>)|<section aria-labelledby="course">.*?</section>\n', re.DOTALL
+)
 OPEN_LABELS = {"unsent": "Not sent yet", "unknown": "Outcome not known yet"}
 """The same of a load that is not finished."""
 KINDS = {"failure": "failed", "warning": "warning", "rejected": "rejected"}
@@ -80,10 +84,15 @@ class Rows:
 
     def add(self, warned: bool, rows: Iterable[ReportRow]) -> None:
         shown = self._warned if warned else self._lost
-        shown.extend(islice(rows, ROWS - len(shown)))
+        shown.extend(map(_shown, islice(rows, ROWS - len(shown))))
 
     def shown(self) -> list[ReportRow]:
         return (self._lost + self._warned)[:ROWS]
+
+
+def _shown(row: ReportRow) -> ReportRow:
+    """What the page shows of a row: one may be as large as a chunk, and a thousand of them are kept."""
+    return replace(row, cells=tuple(cell[: CHARACTERS + 1] for cell in row.cells), sent=None, content=None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,14 +114,14 @@ def _look() -> _Look:
     )
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     environment.filters.update(filters())
-    environment.globals.update(swatch=_swatch, rows_word=_rows)
+    environment.globals.update(swatch=_swatch, rows_word=_rows, characters=CHARACTERS)
     policy = f"default-src 'none'; style-src '{_hash(style)}'; script-src '{_hash(script)}'; "
     return _Look(
         environment.from_string(page),
         markupsafe.Markup(style),  # noqa: S704 our own files
         markupsafe.Markup(script),  # noqa: S704
         policy + "base-uri 'none'; form-action 'none'",
-        f"orchestrator {hashlib.sha256(page.encode()).hexdigest()[:12]}",
+        f"orchestrator {hashlib.sha256((page + style + script).encode()).hexdigest()[:12]}",
     )
 
 
@@ -138,15 +147,11 @@ def write_page(
     file: TextIO, *, summary: Mapping[str, Any], digest: Digest, header: Sequence[str], rows: Rows, listed: int
 ) -> None:
     """summary: the head of report.json. header: the user's columns. rows: the first of all `listed` rows."""
-    look, time_line = _look(), digest.time_line
+    time_line = digest.time_line
     curves = time_line.curves()
     told = {**summary, "notes": digest.notes, "doubts": digest.doubts}
     context = {
         **_context(told, header, rows, listed),
-        "policy": look.policy,
-        "generator": look.generator,
-        "style": look.style,
-        "script": look.script,
         "batches": list(zip(digest.first, time_line.lanes(len(digest.first)), strict=True)),
         "batches_count": len(time_line),
         "timeline_seconds": time_line.seconds,
@@ -154,7 +159,7 @@ def write_page(
         "paths": _paths(curves) if curves else None,
         "ticks": ticks_of(time_line.seconds),
     }
-    file.writelines(look.template.generate(**context))
+    file.writelines(_look().template.generate(**context))
 
 
 def is_of_this_release(page: str) -> bool:
@@ -164,7 +169,7 @@ def is_of_this_release(page: str) -> bool:
 def pieces_missing(page: str, report: Mapping[str, Any], header: Sequence[str], rows: Rows, listed: int) -> list[str]:
     """Which parts of a page do not say what the other files of its report do? report: all of report.json.
 
-    The page must be of this release. The time line is not looked at: report.json has its times by the second.
+    The page must be of this release. The time lines are not looked at: report.json has its times by the second.
     """
     look = _look()
     accepted = [batch for batch in report["batches"] if batch["accepted_at"] is not None]
@@ -172,20 +177,25 @@ def pieces_missing(page: str, report: Mapping[str, Any], header: Sequence[str], 
         "batches": [(batch, None) for batch in accepted[:BATCHES_KEPT]],
         "batches_count": len(accepted),
     }
-    page = _LANE.sub("", page)
-    return [
+    page = _TIME_LINES.sub("", page)
+    missing = [
         name
         for name, block in look.template.blocks.items()
         if "".join(block(look.template.new_context(context))) not in page
     ]
+    return missing or ["what stands around these"] * (look.template.render(context) != page)
 
 
 def _context(report: Mapping[str, Any], header: Sequence[str], rows: Rows, listed: int) -> dict[str, Any]:
     """What the page says, but for the time line."""
-    totals, settings, notes = Totals(**report["totals"]), report["settings"], report["notes"]
+    look, totals, settings, notes = _look(), Totals(**report["totals"]), report["settings"], report["notes"]
     target = Target(**{field.name: settings[field.name] for field in fields(Target)})
     return {
         **report,
+        "policy": look.policy,
+        "generator": look.generator,
+        "style": look.style,
+        "script": look.script,
         "verdict": verdict_of(totals, str(report["stopped"])),
         "target": target_text(target),
         "subscription": settings["subscription"],

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from orchestrator.core.locate import read_sent
-from orchestrator.core.model import ROW_TAG, ChunkRecord, Load, RejectedRow, Span
+from orchestrator.core.model import ROW_TAG, ChunkRecord, Format, Load, RejectedRow, Span
 from orchestrator.core.runs import ReportRow
 from orchestrator.core.tags import is_tagged
 
@@ -74,12 +74,7 @@ class SourceBytes:
         if content is None or not self._is_untouched():
             self._rejected_unread += 1
             return ()
-        span = Span(rejected.start, rejected.stop, 1, rejected.row, rejected.line)
-        try:
-            rows = list(read_sent(content, (span,), self._load.format))
-        except csv.Error:  # a carriage return alone
-            return ()
-        return rows[0].cells if rows else ()
+        return cells_of(content, rejected, self._load.format)
 
     def _is_untouched(self) -> bool:
         """By its time: no hash is kept of what was not sent."""
@@ -106,3 +101,13 @@ class SourceBytes:
         """Said once, however often it is true."""
         if note not in self.notes:
             self.notes.append(note)
+
+
+def cells_of(content: bytes, rejected: RejectedRow, format: Format) -> tuple[str, ...]:
+    """A rejected row's cells, all that can be read of them. content: its bytes."""
+    span = Span(rejected.start, rejected.stop, 1, rejected.row, rejected.line)
+    try:
+        rows = list(read_sent(content, (span,), format))
+    except csv.Error:  # a carriage return alone
+        return ()
+    return rows[0].cells if rows else ()
