@@ -159,6 +159,21 @@ def test_the_page_follows_what_happens_and_keeps_the_focus(opened: Browser, tmp_
         one.leave()
 
 
+def test_a_click_is_not_lost_when_the_page_changes_under_it(opened: Browser, tmp_path: Path) -> None:
+    """People press and release a button of the mouse in a tenth of a second or more, and the page is always busy."""
+    with SCENES["busy"](tmp_path) as (_, _, client):
+        one = Visitor(opened, client)
+        page = one.sign_in()
+        page.get_by_role("link", name="spring fair.csv").first.hover()
+        page.mouse.down()
+        for _ in range(3):  # each of them would have put another link in its place
+            with page.expect_response(lambda answer: answer.url == client.url + "/"):
+                pass
+        page.mouse.up()
+        page.wait_for_url("**/loads/*")
+        one.leave()
+
+
 def test_without_scripts_the_page_is_whole_and_loads_can_be_changed(opened: Browser, tmp_path: Path) -> None:
     """Forms and links are enough."""
     with SCENES["busy"](tmp_path) as (_, daemon, client):
