@@ -21,7 +21,7 @@ import json
 import os
 import secrets
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -278,12 +278,10 @@ class _Reply:
         status = None if self.status == 200 else self.status
         if error is not None:
             why = f"{type(error).__name__}: {error}".rstrip(": ")
-        cause: BaseException | None = error
-        while cause is not None:
+        for cause in _causes(error):
             if isinstance(cause, ssl.SSLCertVerificationError):
                 why = f"the server's certificate is not to be trusted: {cause.verify_message}"
                 return Failed(why, None, self.body_sent, certificate=True)
-            cause = cause.__cause__ or cause.__context__
         broke = isinstance(error, (httpx.NetworkError, httpx.RemoteProtocolError))
         cut_off = broke and self.body_begun and not self.body_sent
         return Failed(plain(why), status, self.body_sent, cut_off=cut_off)
@@ -353,6 +351,15 @@ class _Multipart:
 def _certificates() -> ssl.SSLContext:
     """Read once in a process: that takes 20 ms, in which nothing else is done."""
     return httpx.create_ssl_context(trust_env=False)
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    """An error and what led to it, each once: the chain of an error that was raised from itself is a ring."""
+    met = set[int]()
+    while error is not None and id(error) not in met:
+        met.add(id(error))
+        yield error
+        error = error.__cause__ or error.__context__
 
 
 def _parse(body: bytes) -> Any:

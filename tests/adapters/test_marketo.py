@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import anyio
+import httpx
 import pytest
 
 from orchestrator.adapters import marketo as adapter
@@ -271,6 +272,27 @@ def test_a_name_that_is_nowhere_is_known_not_to_have_got_anything() -> None:
     assert isinstance(outcome, Failed)
     assert (outcome.http_status, outcome.body_sent, outcome.certificate) == (None, False, False)
     assert judge(outcome, "create").verdict is Verdict.ASK_AGAIN
+
+
+def test_an_error_that_was_raised_from_itself_is_told_of_too() -> None:
+    """The chain of its causes is a ring: looking through it for a certificate went round for ever."""
+
+    class Broken(httpx.AsyncBaseTransport):
+        async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+            fault = OSError("no route to host")
+            fault.__cause__ = fault
+            raise httpx.ConnectError("no route to host") from fault
+
+    async def main() -> Outcome:
+        client = Marketo("https://marketo.test", "client-id", "the-secret", transport=Broken())
+        try:
+            return await upload(client)
+        finally:
+            await client.aclose()
+
+    outcome = anyio.run(main)
+    assert isinstance(outcome, Failed)
+    assert "no route to host" in outcome.why
 
 
 def test_an_encoded_answer_is_refused_unread() -> None:

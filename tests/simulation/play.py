@@ -268,7 +268,7 @@ class Simulation:
         error, result = process.main.exception(), None
         expected = None if error is None else _found(error, OrchestratorError)
         if error is not None and (broken := _found(error, BrokenPromise)) is not None:
-            raise broken from error
+            raise broken
         if error is None:
             result = process.main.result()
         self._check_left(process, expected if result is None else result.stopped)
