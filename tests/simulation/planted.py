@@ -12,7 +12,7 @@ from random import Random
 from typing import Any
 from unittest.mock import patch
 
-from simulation.scenario import Scenario
+from simulation.scenario import Command, Scenario
 
 from orchestrator import caller, library, planning
 from orchestrator.adapters import locks, render
@@ -95,6 +95,27 @@ def _recorded(change: Callable[[Fact], Fact]) -> AbstractContextManager[Any]:
     return patch.object(
         Ledger, "record", lambda self, load_id, number, fact: record(self, load_id, number, change(fact))
     )
+
+
+def _answered(kind: str, fault: str) -> Callable[[Scenario], None]:
+    """Many calls of a kind meet one fault."""
+
+    def change(scenario: Scenario) -> None:
+        scenario.rates[kind], scenario.kinds = 0.3, frozenset([fault])
+        scenario.heal_at = max(scenario.heal_at, 1800.0)
+
+    return change
+
+
+def _broken_instance(scenario: Scenario) -> None:
+    """Whatever is sent fails."""
+    scenario.settings.failing_jobs, scenario.settings.seconds_per_job = frozenset(range(1, 1000)), 10.0
+
+
+def _first_goes_away(scenario: Scenario) -> None:
+    """Whoever came first dies in mid-load, and comes back only when the other is done."""
+    scenario.rows, scenario.queued_jobs = [40, 40], 2
+    scenario.commands = [Command(0, crashes=[scenario.seed % 100 + 60], away=True), Command(1)]
 
 
 # --- sending --------------------------------------------------------------------------------------------
@@ -355,7 +376,7 @@ def _() -> AbstractContextManager[Any]:
     return patch.object(loop.Runner, "_adopt", all_of_them)
 
 
-@planted("a dead owner's slots never return")
+@planted("a dead owner's slots never return", _first_goes_away)
 def _() -> AbstractContextManager[Any]:
     async def nothing(self: loop.Runner) -> None:
         pass
@@ -428,12 +449,12 @@ def _() -> AbstractContextManager[Any]:
     return _status(lambda status: replace(status, word="Complete") if status.word == "Failed" else status)
 
 
-@planted("an unknown status is the end")
+@planted("an unknown status is the end", _answered("status", "unknown status"))
 def _() -> AbstractContextManager[Any]:
     return _status(lambda status: replace(status, word="Complete") if status.word == "unknown" else status)
 
 
-@planted("an answer about another batch is believed")
+@planted("an answer about another batch is believed", _answered("status", "other batch"))
 def _() -> AbstractContextManager[Any]:
     def any_batch(answer: Answered, batch_id: Any) -> BatchStatus | None:
         item = answer.result[0] if answer.result else None
@@ -455,7 +476,7 @@ def _() -> AbstractContextManager[Any]:
     return patch.object(following, "is_worth_halving", lambda rows, spent: rows > 3 and worth(rows, spent))
 
 
-@planted("bad rows are searched for without end")
+@planted("bad rows are searched for without end", _broken_instance)
 def _() -> AbstractContextManager[Any]:
     return patch.object(isolate, "budget", lambda _: 10**9)
 
@@ -518,7 +539,7 @@ def _() -> AbstractContextManager[Any]:
 # --- collecting and reporting ---------------------------------------------------------------------------
 
 
-@planted("the rows of a result file are not counted")
+@planted("the rows of a result file are not counted", _answered("failures", "cut silently"))
 def _() -> AbstractContextManager[Any]:
     return patch.object(following, "_count_records", lambda *_: (10**9, True))
 

@@ -170,6 +170,8 @@ def drop(loop: VirtualLoop) -> list[asyncio.Task[Any]]:
     what is closed runs.
     """
     left = list(asyncio.all_tasks(loop))
+    # Whoever died of a crash is done, and yet known to anyio.
+    left += [task for task in list(anyio_asyncio._task_states) if task.done() and task.get_loop() is loop]
     for task in left:
         task._log_destroy_pending = False  # type: ignore[attr-defined]
     loop.close()
