@@ -331,13 +331,18 @@ def load_config(
 
 
 def _read_file(path: Path | None) -> tuple[Path | None, dict[str, Any]]:
-    file = path or (DEFAULT_FILE if DEFAULT_FILE.is_file() else None)
-    if file is None:
-        return None, {}
+    file = path or DEFAULT_FILE
     try:
         return file, tomllib.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
-        raise Misconfigured(f"{file}: {error.strerror}", remedy="Check the path given with --config.") from error
+        if path is None and isinstance(error, FileNotFoundError):
+            return None, {}
+        remedy = (
+            "Check the path given with --config."
+            if path
+            else "Run this in a folder that you may read, or name it with --config."
+        )
+        raise Misconfigured(f"{file}: {error.strerror}", remedy=remedy) from error
     except UnicodeDecodeError as error:
         raise Misconfigured(f"{file}: byte {error.start:,} is not UTF-8", remedy="Save it as UTF-8.") from error
     except tomllib.TOMLDecodeError as error:

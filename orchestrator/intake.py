@@ -54,7 +54,7 @@ def paths_of(named: Sequence[str]) -> list[str]:
         if name == STANDARD_INPUT:
             paths.append(name)
             continue
-        found = _matching(name) if set(name) & set("*?[") and not Path(name).exists() else [name]
+        found = _matching(name) if set(name) & set("*?[") and not os.path.lexists(name) else [name]
         if not found:
             raise SourceMissing(f"{name}: no file has such a name", remedy="Check the pattern.")
         for path in found:

@@ -20,7 +20,7 @@ from orchestrator import checks, intake, retrying
 from orchestrator.adapters import locks
 from orchestrator.adapters.clock import Clock
 from orchestrator.adapters.files import read_chunk
-from orchestrator.adapters.ledger import Connect, Ledger, connect
+from orchestrator.adapters.ledger import Connect, Ledger, connect, is_there
 from orchestrator.adapters.marketo import Marketo, Transport
 from orchestrator.adapters.mounts import network_file_system
 from orchestrator.adapters.render import write_report
@@ -595,7 +595,7 @@ def _planned(
 def _foretold_s(config: Config, plan: Plan, options: LoadOptions) -> float | None:
     """How long it will probably take, behind the batches that are in the queue now and beside the loads that run; None
     while nothing is known."""
-    if not config.ledger_path.exists():
+    if not is_there(config.ledger_path):
         return None
     now = Clock().now()
     with _ledger(config) as ledger:
@@ -631,7 +631,7 @@ def _values(source: SourceFile, plan: Plan, known: Described | None) -> list[Val
 
 def status(config: Config, load: str | None = None) -> list[LoadStatus]:
     """The loads of the ledger, the newest first; with its chunks when one is named."""
-    if not config.ledger_path.exists():
+    if not is_there(config.ledger_path):
         if load is not None:
             raise UnknownLoad(f"ledger {config.ledger_path} does not exist yet", remedy="Run a load first.")
         return []

@@ -130,11 +130,16 @@ class Ledger:
         _create_private(path)
         with self._explained():
             self._db = connect(path)
-            self._db.execute("PRAGMA journal_mode = TRUNCATE")
-            self._db.execute("PRAGMA synchronous = FULL")
-            self._db.execute("PRAGMA foreign_keys = ON")
-            self._check()
-            self._migrate()
+        try:
+            with self._explained():
+                self._db.execute("PRAGMA journal_mode = TRUNCATE")
+                self._db.execute("PRAGMA synchronous = FULL")
+                self._db.execute("PRAGMA foreign_keys = ON")
+                self._check()
+                self._migrate()
+        except BaseException:
+            self._db.close()
+            raise
         self._version: int | None = None
 
     def close(self) -> None:
@@ -883,10 +888,24 @@ def _create_private(path: Path) -> None:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
     except OSError as error:
-        raise LedgerUnusable(
-            f"ledger {path}: {error.strerror}",
-            remedy="Set state.ledger to a place that can be written, on a local disk.",
-        ) from error
+        raise _out_of_reach(path, error) from error
+
+
+def is_there(path: Path) -> bool:
+    """Was a ledger begun at this place? Raises LedgerUnusable where that is not to be known."""
+    try:
+        path.stat()
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        raise _out_of_reach(path, error) from error
+    return True
+
+
+def _out_of_reach(path: Path, error: OSError) -> LedgerUnusable:
+    return LedgerUnusable(
+        f"ledger {path}: {error.strerror}", remedy="Set state.ledger to a place that can be written, on a local disk."
+    )
 
 
 def _explain(error: sqlite3.DatabaseError, path: Path) -> OrchestratorError:

@@ -57,10 +57,13 @@ class Unreadable:
 def salvage(path: Path, load: str | None = None) -> Iterator[Salvaged | Unreadable]:
     """Every row that can be read, of all loads or of those whose id begins so; and what cannot. Blocking.
 
-    Raises LedgerUnusable when there is no such file.
+    Raises LedgerUnusable when there is no such file, or none that can be read.
     """
-    if not path.is_file():
-        raise LedgerUnusable(f"ledger {path}: there is no such file", remedy="Set state.ledger to the ledger's file.")
+    try:
+        path.open("rb").close()
+    except OSError as error:
+        remedy = "Set state.ledger to the ledger's file, and see that it can be read."
+        raise LedgerUnusable(f"ledger {path}: {error.strerror}", remedy=remedy) from error
     with closing(_open(path)) as ledger:
         for table, what in TABLES.items():
             try:
@@ -84,8 +87,8 @@ def salvage(path: Path, load: str | None = None) -> Iterator[Salvaged | Unreadab
 
 def _open(path: Path) -> sqlite3.Connection:
     """Reads only. An unfinished commit of a dead process is undone first, as by every other opening, when it can be."""
+    ledger = sqlite3.connect(path.resolve().as_uri() + "?mode=rw", uri=True, timeout=5.0, isolation_level=None)
     try:
-        ledger = sqlite3.connect(path.resolve().as_uri() + "?mode=rw", uri=True, timeout=5.0, isolation_level=None)
         ledger.execute("PRAGMA query_only = ON")
         ledger.execute("SELECT count(*) FROM sqlite_master").fetchone()
     except sqlite3.OperationalError:  # a folder that cannot be written to, a disk that is read-only

@@ -77,7 +77,11 @@ def serve(
 
 def make_leads(path: Path, rows: int, *, seed: int) -> int:
     """Write a file of sample leads and say what is in it."""
-    made = write_leads(path, rows, seed=seed)
+    try:
+        made = write_leads(path, rows, seed=seed)
+    except OSError as error:
+        print(f"error: {path}: {error.strerror}", file=sys.stderr)  # noqa: T201
+        return 2
     _say(
         f"{path}: {made.rows:,} leads, {made.size_bytes:,} bytes; {made.failing:,} rows will fail and {made.warned:,} "
         "be warned of, on purpose"

@@ -444,9 +444,17 @@ def test_a_file_that_is_no_ledger_is_refused_and_left_alone(tmp_path: Path) -> N
     path = tmp_path / "ledger.db"
     path.write_bytes(b"this is not a database, it is a letter" * 100)
     before = path.read_bytes()
+    opened = list[sqlite3.Connection]()
+
+    def remembered(path: Path) -> sqlite3.Connection:
+        opened.append(connect(path))
+        return opened[-1]
+
     with pytest.raises(LedgerUnusable):
-        Ledger(path)
+        Ledger(path, connect=remembered)
     assert path.read_bytes() == before
+    with pytest.raises(sqlite3.ProgrammingError, match="closed"):  # the daemon tries again and again
+        opened[0].execute("SELECT 1")
 
 
 def test_a_locked_ledger_is_waited_for_and_then_named(tmp_path: Path) -> None:

@@ -90,7 +90,7 @@ def test_a_ledger_whose_first_page_is_gone_is_said_to_be_unreadable(tmp_path: Pa
 
 def test_no_ledger_is_no_export(tmp_path: Path) -> None:
     """A wrong path must not look like an empty ledger, nor become one."""
-    with pytest.raises(LedgerUnusable, match="no such file"):
+    with pytest.raises(LedgerUnusable, match="No such file"):
         read(tmp_path / "ledger.db")
     assert list(tmp_path.iterdir()) == []
 

@@ -21,6 +21,7 @@ from orchestrator.adapters.ledger import Ledger
 from orchestrator.core.model import LoadId
 from orchestrator.simulator.leads import write_leads
 
+LONG_NAME = "x" * 300 + ".csv"
 GOOD = b"email,firstName\nann@x.io,Ann\nbo@x.io,Bo\n"
 BAD_SOURCES = {
     "empty": (b"", ["leads.csv", "empty"]),
@@ -70,9 +71,9 @@ def test_a_source_that_cannot_be_loaded_is_refused_with_65_and_nothing_is_sent(m
     assert market.simulator.truth()["batches_accepted"] == 0
 
 
-@pytest.mark.parametrize("source", ["missing.csv", ".", "/dev/null", "fifo", "circle.csv"])
+@pytest.mark.parametrize("source", ["missing.csv", ".", "/dev/null", "fifo", "circle.csv", LONG_NAME, "*" + LONG_NAME])
 def test_a_source_that_is_not_there_is_66(market: Shop, source: str) -> None:
-    """A FIFO must not hang the command, and a folder is no file."""
+    """A FIFO must not hang the command, a folder is no file, and no file system has such a name."""
     if source == "fifo":
         subprocess.run(["mkfifo", market.folder / "fifo"], check=True)
     if source == "circle.csv":
@@ -94,6 +95,13 @@ def test_wrong_arguments_are_2(market: Shop) -> None:
         assert error["message"] in told.err
         assert error["remedy"]
         assert summary == {"type": "summary", "schema": 1, "exit_code": 2}
+
+
+def test_sample_leads_that_cannot_be_written_are_2(market: Shop) -> None:
+    """The first command of many a first day."""
+    done = market.run("simulator", "--make-leads", "nowhere/leads.csv")
+    assert done.code == 2
+    assert done.err == "error: nowhere/leads.csv: No such file or directory\n"
 
 
 @pytest.mark.parametrize(
@@ -190,6 +198,11 @@ def test_a_broken_configuration_is_78(market: Shop) -> None:
         assert "bad.toml" in done.err
         assert "1 to 10" in done.err
     assert market.run("status", "--config", "missing.toml").code == 78
+    (market.folder / "config.toml").mkdir()  # is there, and cannot be read: what it says must not be left out
+    unreadable = market.run("status")
+    (market.folder / "config.toml").rmdir()
+    assert unreadable.code == 78
+    assert "config.toml: Is a directory" in unreadable.err
     missing = market.run("load", "good.csv", ORCHESTRATOR_MARKETO__CLIENT_SECRET="")
     assert missing.code == 78
     assert "ORCHESTRATOR_MARKETO__CLIENT_SECRET" in missing.err
@@ -287,6 +300,16 @@ def test_a_ledger_that_cannot_be_written_to_is_78_and_nothing_is_sent(market: Sh
     assert where.split("/")[-1] in done.err
     assert "state.ledger" in done.err
     assert market.simulator.truth()["batches_accepted"] == 0
+
+
+@pytest.mark.parametrize("command", ["status", "export", "report x"])
+def test_a_ledger_that_cannot_be_looked_at_is_78(market: Shop, command: str) -> None:
+    """It is not one that was never begun: whoever may not see it would be told that there are no loads."""
+    done = market.run(*command.split(), ORCHESTRATOR_STATE__LEDGER=f"sqlite:///{LONG_NAME}")
+    assert done.code == 78, done
+    assert_plain(done.err)
+    assert "File name too long" in done.err
+    assert "state.ledger" in done.err
 
 
 def test_a_report_folder_that_cannot_be_is_78_and_nothing_is_sent(market: Shop) -> None:

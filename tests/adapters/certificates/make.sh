@@ -7,7 +7,7 @@ tmp=$(mktemp -d)
 trap 'rm -rf "$tmp"' EXIT
 new="-newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes"
 openssl req -x509 $new -days 36500 -subj /CN=authority -keyout "$tmp/ca.key" -out authority.pem \
-    -addext basicConstraints=critical,CA:TRUE
+    -addext basicConstraints=critical,CA:TRUE -addext keyUsage=critical,keyCertSign,cRLSign
 mkdir "$tmp/signed"
 printf '[ca]\ndefault_ca=d\n[d]\ndatabase=%s/index\nserial=%s/serial\nnew_certs_dir=%s/signed\ndefault_md=sha256\npolicy=p\ncopy_extensions=copy\n[p]\ncommonName=supplied\n' \
     "$tmp" "$tmp" "$tmp" >"$tmp/ca.cnf"
