@@ -124,6 +124,7 @@ def test_a_chunk_is_ready_when_the_one_that_it_waits_for_is_at_rest(tmp_path: Pa
     assert ready(ledger, load_id) == [2]
     sent(ledger, load_id, 2, Refused(5.0, "1003"))
     assert ready(ledger, load_id) == [3]
+    ledger.close()
 
 
 def test_a_chunk_that_waits_cannot_be_offered(tmp_path: Path) -> None:
@@ -131,6 +132,7 @@ def test_a_chunk_that_waits_cannot_be_offered(tmp_path: Path) -> None:
     ledger, load_id = in_a_row(tmp_path)
     with pytest.raises(sqlite3.IntegrityError, match="at rest"):
         ledger.claim(load_id, ChunkNumber(2), 1.0, 10)
+    ledger.close()
 
 
 def test_halves_of_twins_take_turns_and_what_waits_comes_after_both(tmp_path: Path) -> None:
@@ -145,6 +147,7 @@ def test_halves_of_twins_take_turns_and_what_waits_comes_after_both(tmp_path: Pa
         assert ready(ledger, load_id) == [number]
         sent(ledger, load_id, number, Refused(3.0, "1003"))
         assert ready(ledger, load_id) == following
+    ledger.close()
 
 
 def test_what_waits_for_a_held_chunk_is_held_and_released_with_it(tmp_path: Path) -> None:
@@ -157,6 +160,7 @@ def test_what_waits_for_a_held_chunk_is_held_and_released_with_it(tmp_path: Path
     for standing in ledger.held(load_id):
         ledger.record(load_id, standing.number, Released(4.0))
     assert ready(ledger, load_id) == [1]
+    ledger.close()
 
 
 def test_many_spans_are_read_when_they_are_asked_for_and_not_before(
@@ -177,6 +181,7 @@ def test_many_spans_are_read_when_they_are_asked_for_and_not_before(
         )
         (record,) = ledger.records(load.id)
         assert (len(record.chunk.spans), record.chunk.last_row) == (100, 199)
+    ledger.close()
 
 
 def test_a_load_comes_back_as_it_was_written(tmp_path: Path) -> None:
