@@ -158,7 +158,9 @@ def run(main: Callable[[], Awaitable[T]], *, start: float = 0.0, end: float = fl
     try:
         with inline_threads():
             result = loop.run_until_complete(main())
-        return result, loop.time()
+            ended = loop.time()
+            loop.run_until_complete(loop.shutdown_asyncgens())
+        return result, ended
     finally:
         forget(drop(loop))
 
