@@ -17,7 +17,7 @@ from orchestrator.core.locate import Echo, EchoFile, Place, SentRow, locate, rea
 from orchestrator.core.model import ChunkRecord, Format, Load, Offer, Standing, State, Totals
 from orchestrator.core.plain import match, read_texts
 from orchestrator.core.runs import Entry, Kind, ReportRow, row_of, run_of, sending_of, weave
-from orchestrator.core.tags import by_tag, is_tagged, untagged
+from orchestrator.core.tags import is_tagged, place_tagged, untagged
 from orchestrator.errors import BooksDoNotBalance
 
 CANDIDATES_MAX = 20
@@ -220,10 +220,10 @@ def _located(
     format: Format,
     sent: Iterable[SentRow],
 ) -> list[ReportRow]:
-    rows = list(sent) if is_tagged(header) else sent
-    placed = by_tag(file, header, rows, format) if isinstance(rows, list) else None
-    if placed is None:
-        placed = list(zip(file.records, locate(file, header, rows, key, format), strict=True))
+    if is_tagged(header):
+        placed = place_tagged(file, header, list(sent), key, format)
+    else:
+        placed = list(zip(file.records, locate(file, header, sent, key, format), strict=True))
     return [_of_echo(kind, file, echo, place, record, header) for echo, place in placed if not place.continues]
 
 

@@ -5,8 +5,8 @@ column that it does not know and echoes it (users report so; no page of Adobe's 
 names its row, whatever has become of its other values. The column stands in the load's spool file: what is planned,
 hashed, sent, halved and sent again are ranges of a file as ever. People never get to see it.
 
-A number that begins a line is believed only where no value of the chunk can have put it there; where one can, the
-column is one like all others, and `locate` decides.
+A number that begins a line is believed only where no value of the chunk can have put it there. Where one can, the
+column is one like all others and `locate` decides; but a row whose number stands in a value is never sure then.
 """
 
 from __future__ import annotations
@@ -14,10 +14,11 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
-from orchestrator.core.locate import Echo, EchoFile, Place, SentRow, rest_of_record
+from orchestrator.core.locate import Echo, EchoFile, Place, SentRow, locate, rest_of_record
 from orchestrator.core.model import ROW_TAG, Format
 from orchestrator.core.rows import BLANK, RowScanner, TooLarge
 
@@ -93,7 +94,31 @@ def untagged(row: SentRow) -> SentRow:
     return replace(row, cells=row.cells[1:], start=row.start + len(row.cells[0]) + 1)
 
 
-def by_tag(
+def place_tagged(
+    file: EchoFile, header: Sequence[str], sent: Sequence[SentRow], key: str | None, format: Format
+) -> list[tuple[Echo, Place]]:
+    """Each record of a result file with its place: by the number that it begins with, else by its content."""
+    found = _by_tag(file, header, sent, format)
+    if found is None:
+        forging: dict[int, list[SentRow]] = defaultdict(list)
+        if file.columns[:1] == (ROW_TAG,):
+            for row in sent:
+                for number in _inside(row):
+                    forging[number].append(row)
+        places = locate(file, header, sent, key, format)
+        found = [(echo, _doubted(place, forging)) for echo, place in zip(file.records, places, strict=True)]
+    return found
+
+
+def _doubted(place: Place, forging: Mapping[int, Sequence[SentRow]]) -> Place:
+    """What looks like a row's record may be a piece of another one's value that has its number in it."""
+    if place.sent is None or place.sent.row not in forging:
+        return place
+    may_be = {row.row: row for row in (place.sent, *forging[place.sent.row])}
+    return replace(place, sent=None, candidates=tuple(may_be[number] for number in sorted(may_be)))
+
+
+def _by_tag(
     file: EchoFile, header: Sequence[str], sent: Sequence[SentRow], format: Format
 ) -> list[tuple[Echo, Place]] | None:
     """The records of a result file by the numbers that they begin with; None where these cannot be trusted.

@@ -13,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from orchestrator.adapters.files import plan_blocks
-from orchestrator.core.locate import Place, SentRow, locate, read_echoes
+from orchestrator.core.locate import Place, SentRow, read_echoes
 from orchestrator.core.model import ROW_TAG, Format, Plan
-from orchestrator.core.tags import Tagger, by_tag, untagged
+from orchestrator.core.tags import Tagger, place_tagged, untagged
 
 KINDS = ["a,b", "a,b", '"x\ny",b', '"x\r\n1,y",b', "", "a", "a,b,c", 'a"b,c', '"q""",', ",", "é,ü", "x" * 9 + ","]
 LINES = st.lists(st.sampled_from(KINDS), max_size=30)
@@ -116,11 +116,8 @@ def echoed(draw: st.DrawFn, words: list[str]) -> Echoed:
 
 
 def placed(made: Echoed) -> list[tuple[Place, str]]:
-    """As the report does it: by number, and by content where numbers are not to be trusted."""
     file = read_echoes(made.text.encode(), made.format)
-    found = by_tag(file, made.header, made.sent, made.format)
-    if found is None:
-        found = list(zip(file.records, locate(file, made.header, made.sent, "email", made.format), strict=True))
+    found = place_tagged(file, made.header, made.sent, "email", made.format)
     return [(place, place.reason or echo.reason) for echo, place in found if not place.continues]
 
 
@@ -141,6 +138,16 @@ def test_a_value_that_looks_like_the_number_of_a_row_leads_to_no_wrong_row(made:
     rows = [place.sent.row for place, _ in placed(made) if place.sent is not None]
     assert len(set(rows)) == len(rows)
     assert set(rows) <= {row.row for row, _ in made.failed}
+
+
+def test_a_piece_of_a_value_is_not_the_record_of_the_row_whose_number_it_begins_with() -> None:
+    """Row 1 has nothing but its number: "1,B" looks like all of it, and is the second line of row 6's e-mail."""
+    sent = sent_rows(*([str(number), "", "", ""] for number in range(1, 6)), ["6", "a\n1,b", "", ""])
+    text = f"{ROW_TAG},email,{REASON}\n2,,R2\n6,A\n1,B,R6\n"
+    made = Echoed((ROW_TAG, "email", "b", "c"), sent, [(sent[1], "R2"), (sent[5], "R6")], text, Format.CSV)
+    places = [place for place, _ in placed(made)]
+    assert [place.sent.row for place in places if place.sent] == [2]
+    assert [row.row for row in places[2].candidates] == [1, 6]
 
 
 def test_a_row_is_shown_as_it_stood_in_the_source() -> None:
