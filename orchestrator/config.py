@@ -200,6 +200,8 @@ class Setting:
         """The value, a secret masked."""
         if isinstance(self.value, SecretStr):
             return "********" if self.value.get_secret_value() else ""
+        if isinstance(self.value, bool):
+            return str(self.value).lower()  # as it is written in config.toml
         return "" if self.value is None else str(self.value)
 
 

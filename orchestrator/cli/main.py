@@ -53,6 +53,15 @@ def count(text: str) -> int:
     return int(text)
 
 
+def encoding(text: str) -> str:
+    """The name of an encoding of text that Python knows."""
+    try:
+        "".encode(text)
+    except (LookupError, UnicodeError):
+        raise argparse.ArgumentTypeError(f"{text!r} is no encoding, such as cp1252, latin-1, shift_jis") from None
+    return text
+
+
 def port(text: str) -> int:
     """A TCP port; 0 is any free one."""
     if count(text) > 65_535:
@@ -96,7 +105,7 @@ def parser() -> argparse.ArgumentParser:
     target = _Parser(add_help=False, allow_abbrev=False)
     target.add_argument("--format", choices=("csv", "tsv", "ssv"), help="default: by suffix, then by the header")
     target.add_argument(
-        "--encoding", metavar="NAME", help="encoding of the text (default: UTF-8, or UTF-16 with a mark)"
+        "--encoding", type=encoding, metavar="NAME", help="encoding of the text (default: UTF-8, or UTF-16 with a mark)"
     )
     target.add_argument("--sheet", metavar="NAME", help="sheet of the workbook")
     target.add_argument("--query", metavar="SQL", help="load what this query gives; the source is the table `source`")

@@ -114,7 +114,14 @@ def test_wrong_arguments_are_2(market: Shop) -> None:
 
 @pytest.mark.parametrize(
     "flag",
-    [("--list-id", "x"), ("--list-id", "0"), ("--object", "nonsense"), ("--partition", ""), ("--lookup-field", "")],
+    [
+        ("--list-id", "x"),
+        ("--list-id", "0"),
+        ("--object", "nonsense"),
+        ("--partition", ""),
+        ("--lookup-field", ""),
+        ("--encoding", "x"),
+    ],
 )
 def test_a_value_that_a_flag_does_not_take_is_2_and_named_by_its_flag(market: Shop, flag: tuple[str, str]) -> None:
     """It was typed just now; the same value in a file is the configuration's fault, and 78."""
@@ -352,6 +359,7 @@ def test_check_and_plan_and_status_and_config_show_work_and_send_nothing(market:
     assert shown.code == 0
     assert "demo-secret" not in shown.out
     assert "environment ORCHESTRATOR_MARKETO__BASE_URL" in shown.out
+    assert re.search(r"^daemon\.behind_proxy +false +default$", shown.out, re.MULTILINE)
     status = market.run("status", "--json")
     assert status.code == 0
     assert status.summary["loads"] >= 1
