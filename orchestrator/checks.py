@@ -20,9 +20,10 @@ class CheckLine:
 
     what: str
     ok: bool
-    """False makes the command fail; a warning is ok with `note` set."""
+    """False makes the command fail; a warning does not."""
     note: str = ""
     exit_code: int = 0
+    warns: bool = False
 
 
 async def describe(marketo: Marketo, caller: Caller, target: Target) -> tuple[Described | None, str]:
@@ -49,7 +50,7 @@ async def access(marketo: Marketo, caller: Caller, target: Target, header: tuple
     refused = "" if reached else f"refused: {ruling.why}. {ruling.remedy}"
     lines = [CheckLine("credentials", reached, refused, ruling.exit_code if reached else 77)]
     if not reached and ruling.exit_code != 77:
-        return [CheckLine("Marketo is reached", False, ruling.why, 69)]
+        return [CheckLine("Marketo is reached", False, f"{ruling.why}. Check marketo.base_url and the network.", 69)]
     if not reached:
         return lines
     if ruling.verdict is not Verdict.DONE or not isinstance(outcome, Answered):
@@ -66,7 +67,11 @@ def header_lines(header: tuple[str, ...] | None, known: Described, target: Targe
     found = misfits(header if header is not None else known.dedupe, known, target)
     return [
         CheckLine(
-            "lookup field" if misfit.refuses else "column", not misfit.refuses, _said(misfit.column, misfit.note), 78
+            "lookup field" if misfit.refuses else "column",
+            not misfit.refuses,
+            _said(misfit.column, misfit.note),
+            78,
+            warns=not misfit.refuses,
         )
         for misfit in found
     ]
@@ -95,5 +100,5 @@ async def _places(marketo: Marketo, caller: Caller, target: Target) -> list[Chec
             note = f"there are several ({known}): set import.partition_name"
             lines.append(CheckLine("partition", False, note, 78))
     else:
-        lines.append(CheckLine("partitions", True, f"could not be asked: {ruling.why}"))
+        lines.append(CheckLine("partitions", True, f"could not be asked: {ruling.why}", warns=True))
     return lines

@@ -200,6 +200,8 @@ class Setting:
         """The value, a secret masked."""
         if isinstance(self.value, SecretStr):
             return "********" if self.value.get_secret_value() else ""
+        if isinstance(self.value, bool):
+            return str(self.value).lower()  # as it is written in config.toml
         return "" if self.value is None else str(self.value)
 
 
@@ -354,7 +356,7 @@ def _file_settings(table: Mapping[str, Any], file: Path | None) -> Iterator[tupl
         if section == "subscriptions":
             continue
         if section not in SECTIONS:
-            raise _unknown(f"{file}: unknown section [{section}]", section, [*SECTIONS, "subscriptions"])
+            raise unknown(f"{file}: unknown section [{section}]", section, [*SECTIONS, "subscriptions"])
         if not isinstance(content, dict):
             raise Misconfigured(f"{file}: {section} must be a section: [{section}]", remedy=_SEE_EXAMPLE)
         for key, value in content.items():
@@ -366,7 +368,10 @@ def _subscription(table: Mapping[str, Any], file: Path | None, name: str) -> Map
     subscriptions = table.get("subscriptions")
     known = list(subscriptions) if isinstance(subscriptions, dict) else []
     if not isinstance(subscriptions, dict) or name not in subscriptions:
-        raise _unknown(f"{file or 'config.toml'}: there is no [subscriptions.{name}]", name, known)
+        message = f"{file or 'config.toml'}: there is no [subscriptions.{name}]"
+        if not known:
+            raise Misconfigured(message, remedy=f"Write [subscriptions.{name}.marketo] there: config.example.toml.")
+        raise unknown(message, name, known)
     content = subscriptions[name]
     marketo = content.get("marketo") if isinstance(content, dict) else None
     if not isinstance(marketo, dict) or set(content) != {"marketo"}:
@@ -386,17 +391,20 @@ def _environment(environ: Mapping[str, str]) -> Iterator[tuple[str, str, str, st
     for name, value in sorted(environ.items()):
         if name.startswith(ENVIRONMENT_PREFIX) and "__" in name:
             if name not in names:
-                raise _unknown(f"environment: unknown setting {name}", name, list(names))
+                section = name.partition("__")[0]
+                near = [one for one in names if one.partition("__")[0] == section]
+                raise unknown(f"environment: unknown setting {name}", name, near or list(names))
             yield name, *names[name], value
 
 
 def _check_key(section: str, key: str, where: str) -> None:
     known = list(SECTIONS[section].model_fields)
     if key not in known:
-        raise _unknown(f"{where}: unknown key {section}.{key}", key, known)
+        raise unknown(f"{where}: unknown key {section}.{key}", key, known)
 
 
-def _unknown(message: str, name: str, known: list[str]) -> Misconfigured:
+def unknown(message: str, name: str, known: list[str]) -> Misconfigured:
+    """A name that does not exist, with the nearest that does."""
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     hint = f"Did you mean {near[0]!r}? " if near else ""
     return Misconfigured(message, remedy=f"{hint}Known: {', '.join(known)}.")

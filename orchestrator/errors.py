@@ -194,9 +194,9 @@ class DoubtHeld(Stopped):
     """A doubt is over and --on-doubt is stop: the operator decides."""
 
     def __init__(self, chunks: Sequence[int]) -> None:
-        counted = "1 chunk" if len(chunks) == 1 else f"{len(chunks):,} chunks"
         super().__init__(
-            f"{counted} may or may not have been imported (chunk {', '.join(map(str, chunks))}); --on-doubt is stop",
+            f"{counted(len(chunks), 'chunk')} may or may not have been imported "
+            f"(chunk {', '.join(map(str, chunks))}); --on-doubt is stop",
             remedy="Look in Marketo, then `resume --on-doubt resend` to send them again.",
         )
 
@@ -279,6 +279,11 @@ class ReaderMissing(Misconfigured):
 
 class LedgerUnusable(Misconfigured):
     """The ledger is corrupt, or was written by a later release."""
+
+
+def counted(number: int, noun: str) -> str:
+    """`1 row`, `2,000 rows`."""
+    return f"{number:,} {noun}" + "s" * (number != 1)
 
 
 def cause_of(group: BaseExceptionGroup[BaseException]) -> BaseException:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shlex
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -63,6 +64,9 @@ def paths_of(named: Sequence[str]) -> list[str]:
             except (OSError, RuntimeError) as error:  # up to Python 3.12, links in a circle are a RuntimeError
                 why = error.strerror if isinstance(error, OSError) else os.strerror(errno.ELOOP)
                 raise SourceMissing(f"{path}: {why}", remedy="Check the path of the source.") from error
+            if Path(path).is_dir():
+                inside = shlex.quote(str(Path(path, "*.csv")))
+                raise SourceMissing(f"{path}: this is a folder", remedy=f"Name the files in it, such as {inside}.")
     for path in paths:
         if not is_text(path):
             raise NotText(f"{names_of([path])}: this name is not UTF-8", remedy="Rename the file, or its folder.")

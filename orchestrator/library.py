@@ -70,6 +70,7 @@ from orchestrator.errors import (
     SourceChanged,
     SourceMissing,
     UnknownLoad,
+    counted,
 )
 from orchestrator.planning import (
     REJECTED_SHOWN,
@@ -82,6 +83,7 @@ from orchestrator.planning import (
     own,
     plan_of,
     rejected_at,
+    rejected_remedy,
     report_folder,
     why_not,
 )
@@ -573,8 +575,10 @@ def _planned(
             values = _values(at, planned, fields[0] if fields is not None else None)
     if planned.rejected_rows > len(findings):
         findings.append(f"and {planned.rejected_rows - len(findings):,} more rows that cannot be sent")
+    if remedy := rejected_remedy(planned, options.max_rejected):
+        findings.append(f"`load` sends nothing as it is (code 65). {remedy}")
     if planned.blank_lines:
-        findings.append(f"{planned.blank_lines:,} blank lines: they are not rows and are not sent")
+        findings.append(f"{counted(planned.blank_lines, 'blank line')}: no rows, and not sent")
     if fields is not None:
         findings = [*_header_findings(planned.header.own, fields, options.target), *findings]
     for value in values:
@@ -696,7 +700,7 @@ async def check(config: Config, named: Sequence[str], options: LoadOptions) -> l
             lines.append(CheckLine(f"source {source}", False, str(error), error.exit_code))
         else:
             header = summary.plan.header.own
-            found = f"{summary.plan.rows:,} rows in {len(summary.plan.chunks)} chunks"
+            found = f"{counted(summary.plan.rows, 'row')} in {counted(len(summary.plan.chunks), 'chunk')}"
             bad = summary.plan.rejected_rows
             note = f"{found}; {bad:,} of them cannot be sent" if bad else found
             lines.append(CheckLine(f"source {source}", bad <= options.max_rejected, note, 65))

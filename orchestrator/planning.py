@@ -36,6 +36,7 @@ from orchestrator.core.model import (
 )
 from orchestrator.core.origins import called, is_text, place
 from orchestrator.core.plan import load_id
+from orchestrator.core.rows import NOT_UTF8
 from orchestrator.errors import Misconfigured, TooManyRejected
 
 log = structlog.get_logger()
@@ -233,15 +234,26 @@ def _newest(ledger: Ledger, fingerprint: Fingerprint, config: Config, options: L
 
 def check_rejected(source: intake.Source, plan: Plan, max_rejected: int) -> None:
     """Raises TooManyRejected, naming the first of them."""
-    if plan.rejected_rows <= max_rejected:
+    remedy = rejected_remedy(plan, max_rejected)
+    if not remedy:
         return
     named = "\n".join(f"  {rejected_at(source, row)}" for row in plan.rejected[:REJECTED_SHOWN])
     more = plan.rejected_rows - min(REJECTED_SHOWN, len(plan.rejected))
     raise TooManyRejected(
         f"{source.name}: {plan.rejected_rows:,} of {plan.rows:,} rows cannot be sent as they stand; nothing was sent\n"
         f"{named}" + (f"\n  and {more:,} more" if more else ""),
-        remedy=f"Mend them, or leave them out with --max-rejected {plan.rejected_rows}: the report names them.",
+        remedy=remedy,
     )
+
+
+def rejected_remedy(plan: Plan, max_rejected: int) -> str:
+    """What to do about more rows that cannot be sent than are allowed; empty where there are no more."""
+    if plan.rejected_rows <= max_rejected:
+        return ""
+    leave = f"leave them out with --max-rejected {plan.rejected_rows}: the report names them."
+    if any(row.reason.endswith(NOT_UTF8) for row in plan.rejected):
+        return f"If the file is in another encoding, say which, such as --encoding cp1252; or mend them, or {leave}"
+    return f"Mend them, or {leave}"
 
 
 def own(ledger: Ledger, load: Load) -> locks.Ownership:

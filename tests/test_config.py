@@ -55,6 +55,7 @@ def test_a_flag_beats_the_environment_beats_the_file_beats_the_default(tmp_path:
         ("[marketo\nbase_url = 1", ["line 1"]),
         ("marketo = 3", ["marketo", "section"]),
         ("[subscriptions.emea]\nclient_id = 'x'", ["subscriptions.emea"]),
+        ("# emea is not here", ["there is no [subscriptions.emea]", "Write [subscriptions.emea.marketo]"]),
     ],
 )
 def test_what_is_wrong_is_named_with_file_key_value_and_what_is_allowed(

@@ -9,6 +9,7 @@ import argparse
 import json
 import re
 import sys
+import textwrap
 from collections.abc import Sequence
 from typing import NoReturn
 
@@ -52,6 +53,22 @@ def count(text: str) -> int:
     return int(text)
 
 
+def encoding(text: str) -> str:
+    """The name of an encoding of text that Python knows."""
+    try:
+        "".encode(text)
+    except (LookupError, UnicodeError):
+        raise argparse.ArgumentTypeError(f"{text!r} is no encoding, such as cp1252, latin-1, shift_jis") from None
+    return text
+
+
+def port(text: str) -> int:
+    """A TCP port; 0 is any free one."""
+    if count(text) > 65_535:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a port: 0 to 65535")
+    return int(text)
+
+
 def renaming(text: str) -> tuple[str, str]:
     """(new name, old name) of NEW=OLD."""
     new, _, old = text.partition("=")
@@ -88,7 +105,7 @@ def parser() -> argparse.ArgumentParser:
     target = _Parser(add_help=False, allow_abbrev=False)
     target.add_argument("--format", choices=("csv", "tsv", "ssv"), help="default: by suffix, then by the header")
     target.add_argument(
-        "--encoding", metavar="NAME", help="encoding of the text (default: UTF-8, or UTF-16 with a mark)"
+        "--encoding", type=encoding, metavar="NAME", help="encoding of the text (default: UTF-8, or UTF-16 with a mark)"
     )
     target.add_argument("--sheet", metavar="NAME", help="sheet of the workbook")
     target.add_argument("--query", metavar="SQL", help="load what this query gives; the source is the table `source`")
@@ -120,11 +137,13 @@ def parser() -> argparse.ArgumentParser:
     running.add_argument("--no-retry", action="store_true", help="do not send rows again that failed by accident")
     running.add_argument("--no-progress", action="store_true", help="no progress on stderr")
 
-    codes = "exit codes:\n" + "\n".join(f"  {code:<4} {meaning}" for code, meaning in EXIT_CODES.items())
+    codes = "exit codes:\n" + "\n".join(
+        textwrap.fill(f"  {code:<4} {meaning}", 79, subsequent_indent=" " * 7) for code, meaning in EXIT_CODES.items()
+    )
     top = _Parser(
         prog="orchestrator",
         allow_abbrev=False,
-        description="Load lead files of any size into Adobe Marketo Engage, and account for every row.",
+        description="Load lead files of any size into Adobe Marketo Engage; account for every row.",
         epilog=codes,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -268,7 +287,7 @@ def parser() -> argparse.ArgumentParser:
         description="Serve a stand-in for Marketo's bulk import on loopback, to try everything without credentials; "
         "or, with --make-leads, write a file of sample leads.",
     )
-    simulator.add_argument("--port", type=count, default=8099, help="port on 127.0.0.1 (0: any free one)")
+    simulator.add_argument("--port", type=port, default=8099, help="port on 127.0.0.1 (0: any free one)")
     simulator.add_argument("--port-file", metavar="FILE", help="write the port here once it is served")
     simulator.add_argument("--rows-per-second", type=float, default=2_000.0, metavar="R", help="of each processor")
     simulator.add_argument("--seconds-per-job", type=float, default=0.5, metavar="S", help="before the rows of a job")
@@ -284,6 +303,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The console script: runs one command and returns its exit code."""
     given = sys.argv[1:] if arguments is None else list(arguments)
     _Parser.as_json = "--json" in given
+    if given[:1] and given[0].startswith("-") and given[0] not in ("-h", "--help", "--version"):
+        parser().error(f"{given[0]} stands before the command; flags stand after it: orchestrator COMMAND {given[0]} …")
     options = parser().parse_args(given)
     from orchestrator.cli.commands import run
 

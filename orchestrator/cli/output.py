@@ -24,7 +24,7 @@ from orchestrator.core.origins import source_name, source_path
 from orchestrator.core.reasons import ReasonCount
 from orchestrator.core.verdicts import plain, without_addresses
 from orchestrator.core.worth import ReasonClass, class_of
-from orchestrator.errors import DoubtHeld, LedgerUnusable, LoadBusy, LoadUnfinished, OrchestratorError
+from orchestrator.errors import DoubtHeld, LedgerUnusable, LoadBusy, LoadUnfinished, OrchestratorError, counted
 from orchestrator.library import LoadResult, LoadStatus, PlanSummary
 from orchestrator.runner.loop import Progress
 
@@ -190,8 +190,9 @@ def _last_words(result: LoadResult, retry: str) -> list[tuple[str, str]]:
     totals = result.totals
     rows = f"{totals.rows:,} in {visible(source_name(result.load))}"
     if result.seconds:
-        took = span(result.seconds) if result.seconds >= 0.5 else "under 1 s"
-        rows += f", in {took}: {totals.rows / result.seconds:,.0f} rows a second"
+        settled = totals.imported + totals.failed
+        rate = f": {settled / result.seconds:,.0f} rows a second" if settled else ""
+        rows += f", in {span(result.seconds) if result.seconds >= 0.5 else 'under 1 s'}{rate}"
     if result.doubts:
         rows += f"; doubts: {result.doubts} (uploads whose answer was lost; the report names their rows)"
     imported = f"{totals.imported:,}" + f", {totals.warned:,} of them with a warning" * bool(totals.warned)
@@ -213,9 +214,17 @@ def _next_step(result: LoadResult, retry: str) -> str:
         return (
             f"look at {result.report_dir / 'report.html'}: the failed rows cannot be found any more to send them again"
         )
-    classes = {class_of(one.reason) for one in result.reasons if one.kind == "failure"}
+    failures = [one for one in result.reasons if one.kind == "failure"]
+    classes = {class_of(one.reason) for one in failures}
     if totals.failed and classes == {ReasonClass.PERMANENT}:
-        return f"mend the failed rows by rules and see what would be sent: {retry} --fix trim --dry-run"
+        key = result.load.target.key_column
+        column = next((one.column for one in failures if one.column not in (None, key)), None)
+        if column is None:
+            return f"mend {result.report_dir / 'retry.csv'} and load it: the same rows would fail again"
+        rule = f"blank-invalid:{column}"
+        if "," in rule or '"' in rule:  # as rules are separated
+            rule = '"' + rule.replace('"', '""') + '"'
+        return f"mend the failed rows by rules and see what would be sent: {retry} --fix {shlex.quote(rule)} --dry-run"
     if totals.failed:
         mended = " (with --fix RULES those too that must be mended)" if ReasonClass.PERMANENT in classes else ""
         return f"send the failed rows again: {retry}{mended}"
@@ -282,9 +291,9 @@ def show_plan(output: Output, summary: PlanSummary) -> None:
 
 def _shared(plan: Plan) -> str:
     """What becomes of rows that share a key."""
-    keys = f"{plan.shared_keys:,} keys in several rows"
+    keys = f"{counted(plan.shared_keys, 'key')} in several rows"
     if plan.superseded_rows:
-        return f"{keys}: {plan.superseded_rows:,} rows are superseded by later ones and not sent"
+        return f"{keys}: {counted(plan.superseded_rows, 'row')} superseded by later ones and not sent"
     chunks = sum(chunk.twins for chunk in plan.chunks)
     return f"{keys}: these {plan.twin_rows:,} rows go to {chunks:,} of the chunks, which have no others"
 
@@ -303,7 +312,7 @@ def show_status(output: Output, statuses: list[LoadStatus], *, named: bool) -> N
     if not statuses:
         output.data("no loads yet")
         return
-    rows: list[tuple[str, ...]] = [("LOAD", "STATE", "ROWS", "IMPORTED", "FAILED", "OPEN", "SOURCE")]
+    rows: list[tuple[str, ...]] = [("LOAD", "STATE", "ROWS", "IMPORTED", "FAILED", "REJECTED", "OPEN", "SOURCE")]
     for status in statuses:
         totals = status.totals
         rows.append(
@@ -313,11 +322,12 @@ def show_status(output: Output, statuses: list[LoadStatus], *, named: bool) -> N
                 f"{totals.rows:,}",
                 f"{totals.imported:,}",
                 f"{totals.failed:,}",
+                f"{totals.rejected:,}",
                 f"{totals.unsent + totals.unknown:,}",
                 source_path(status.load),
             )
         )
-    output.data(table(rows, right=(2, 3, 4, 5)))
+    output.data(table(rows, right=(2, 3, 4, 5, 6)))
     for status in statuses:
         for sentence in _said(status):
             output.data(f"{status.load.id}: {sentence}")
@@ -438,7 +448,7 @@ def show_check(output: Output, lines: list[CheckLine]) -> int:
     code = next((line.exit_code for line in lines if not line.ok), 0)
     for line in lines:
         output.json("status", what=line.what, ok=line.ok, note=line.note)
-        mark = "ok  " if line.ok else "FAIL"
+        mark = "FAIL" if not line.ok else "warn" if line.warns else "ok  "
         output.data(f"{mark}  {line.what}" + (f": {line.note}" if line.note else ""))
     output.json("summary", exit_code=code)
     return code

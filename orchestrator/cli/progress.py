@@ -32,6 +32,11 @@ def rate(progress: Progress) -> float | None:
     return done / passed_s if done and passed_s > 0 else None
 
 
+def left(progress: Progress) -> str:
+    """When it will probably be done; empty while nobody can say."""
+    return f"about {span(max(1.0, progress.eta_s))} left" if progress.eta_s else ""
+
+
 def plain_line(progress: Progress) -> str:
     """Everything that matters in one line."""
     states = ", ".join(
@@ -41,9 +46,9 @@ def plain_line(progress: Progress) -> str:
     parts = [
         f"{progress.rows_settled:,} of {progress.rows:,} rows",
         f"{speed:,.0f} rows/s" if speed else "",
-        f"chunks: {states}",
+        f"chunks: {states}" if states else "",
         f"slots {progress.slots_used}/{progress.slots_limit}",
-        f"about {span(progress.eta_s)} left" if progress.eta_s else "",
+        left(progress),
         f"waiting for {progress.waiting_for}" if progress.waiting_for else "",
     ]
     return "; ".join(part for part in parts if part)
@@ -101,7 +106,7 @@ def _live() -> Iterator[Callable[[Progress], None]]:
             f"{progress.bytes_sent / 1e6:,.0f} MB sent",
             f"slots {progress.slots_used}/{progress.slots_limit}",
             f"{progress.failed:,} failed" if progress.failed else "",
-            f"about {span(progress.eta_s)} left" if progress.eta_s else "",
+            left(progress),
         ]
         states = "  ".join(
             f"{state} {progress.chunks_by_state[state]}" for state in _SHOWN if progress.chunks_by_state.get(state)

@@ -14,6 +14,7 @@ from typing import Any
 from orchestrator.cli.output import Output
 from orchestrator.core.retry import Again, Tally
 from orchestrator.core.verdicts import without_addresses
+from orchestrator.errors import counted
 from orchestrator.library import RetrySummary
 
 _ADDRESS = re.compile(r"[^\s@]+@[^\s@]+")
@@ -112,7 +113,7 @@ def _in_words(summary: RetrySummary) -> list[str]:
         return [f"load {summary.of.id}: no row failed"]
     classes = ", ".join(f"{count:,} {name}" for name, count in sorted(tally.by_class.items()))
     mended = f"; {tally.mended:,} of them mended" if tally.mended else ""
-    lines = [f"load {summary.of.id}: {tally.rows:,} rows failed or were not sent"]
+    lines = [f"load {summary.of.id}: {counted(tally.rows, 'row')} failed or not sent"]
     lines += [f"  {tally.again:,} go again ({classes}){mended}"] if tally.again else []
     lines += [f"  {tally.staying:,} stay: the same row would fail again, and no rule mends it"] if tally.staying else []
     lines += (

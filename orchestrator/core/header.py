@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import io
+import shlex
 from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Final
@@ -124,10 +125,10 @@ class HeaderReader:
         except UnicodeDecodeError as error:
             raise UnknownEncoding(
                 f"{self._name}: byte {start + error.start:,} of the header (line {line}) is not UTF-8",
-                remedy="Export or convert the file as UTF-8.",
+                remedy="Say which encoding it is in, such as --encoding cp1252, or export it as UTF-8.",
             ) from error
         if record.problem is not None:
-            raise self._malformed(record, line)
+            raise self._malformed(record, line, _other_format(raw))
         assert not record.in_quotes, "quotes that are sound under one delimiter end where they end under any"
         assert ended in (None, stop - start), "a header that is sound ends where it was found to end"
         fields = tuple(next(csv.reader(io.StringIO(text, newline=""), delimiter=format.delimiter)))
@@ -174,7 +175,7 @@ class HeaderReader:
             remedy="The first line must name the columns; check the line ends of the file.",
         )
 
-    def _malformed(self, record: Record, line: int) -> SourceUnusable:
+    def _malformed(self, record: Record, line: int, remedy: str = "") -> SourceUnusable:
         place = self._start + record.problem_at
         if record.problem == LONE_RETURN:
             return UnknownEncoding(
@@ -183,7 +184,8 @@ class HeaderReader:
             )
         return MalformedHeader(
             f"{self._name}: in the header on line {line} {record.problem} (byte {place:,})",
-            remedy='Readers would not agree on its columns: leave the quote out, or write it as "" inside quotes.',
+            remedy=remedy
+            or 'Readers would not agree on its columns: leave the quote out, or write it as "" inside quotes.',
         )
 
     def _check_columns(self, fields: tuple[str, ...], format: Format, line: int) -> None:
@@ -209,22 +211,36 @@ class HeaderReader:
 
 def _likely_format(raw: bytes) -> Format:
     """The one under which the header is sound and has most columns; CSV when all are equal."""
+    return max(Format, key=lambda format: _fit(raw, format))
 
-    def fit(format: Format) -> tuple[bool, int]:
-        record = Record(telling_bytes(format.delimiter.encode()))
-        record.follow(raw, 0)
-        return record.problem is None and not record.in_quotes, record.cells
 
-    return max(Format, key=fit)
+def _fit(raw: bytes, format: Format) -> tuple[bool, int]:
+    """Is the header sound under this format, and how many columns has it then?"""
+    record = Record(telling_bytes(format.delimiter.encode()))
+    record.follow(raw, 0)
+    return record.problem is None and not record.in_quotes, record.cells
+
+
+def _other_format(raw: bytes) -> str:
+    """What to say where the header is sound, and has several columns, under another format; else nothing."""
+    likely = _likely_format(raw)
+    sound, columns = _fit(raw, likely)
+    return f"The header looks like {likely}: say --format {likely}." if sound and columns > 1 else ""
 
 
 def _lookup_remedy(wanted: str, fields: tuple[str, ...], format: Format) -> str:
     for other in Format:
         if other is not format and len(fields) == 1 and other.delimiter in fields[0]:
             return f"The header looks like {other}: say --format {other}."
-    for name in fields:
-        if name.strip().lower() == wanted.lower():
-            return f"There is {name!r}: name it exactly {wanted!r} (case and spaces count), or set --lookup-field."
-    near = get_close_matches(wanted, fields, n=1)
-    hint = f"The nearest column is {near[0]!r}. " if near else ""
-    return f"{hint}Rename the column, or set --lookup-field to the one that identifies a lead."
+    plain = {_letters(name): name for name in reversed(fields)}
+    near = get_close_matches(_letters(wanted), plain, n=1)
+    if not near:
+        return f"Rename one with --map {wanted}=COLUMN, or set --lookup-field to the one that identifies a lead."
+    name = plain[near[0]]
+    rename = shlex.quote(f"{wanted}={name}")
+    return f"The nearest column is {name!r} (case and spaces count): say --map {rename}, or set --lookup-field."
+
+
+def _letters(name: str) -> str:
+    """A name without what people write differently."""
+    return "".join(character for character in name.lower() if character.isalnum()) or name

@@ -262,6 +262,7 @@ class RowScanner:
         return _encoding_problem(record)
 
 
+NOT_UTF8: Final = "is not UTF-8"
 _BLANK_LINES: Final = (b"\n", b"\r\n", b"\r")
 """The last of them only at the end of the source: elsewhere it would not end a record."""
 
@@ -276,5 +277,5 @@ def _encoding_problem(record: bytes) -> str | None:
     try:
         record.decode()
     except UnicodeDecodeError as error:
-        return f"byte {error.start + 1:,} of the row (0x{record[error.start]:02X}) is not UTF-8"
+        return f"byte {error.start + 1:,} of the row (0x{record[error.start]:02X}) {NOT_UTF8}"
     return None

@@ -10,6 +10,7 @@ numbers, true and false), the import pages (ASCII in e-mail addresses), and what
 from __future__ import annotations
 
 import re
+from bisect import insort
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime
@@ -142,8 +143,9 @@ class Values:
                 reason = wrong[value]
                 count = self._found.setdefault((at, reason), _Count())
                 count.rows += 1
-                if len(count.first_rows) < ROWS_SHOWN:
-                    count.first_rows.append(number)
+                if len(count.first_rows) < ROWS_SHOWN or number < count.first_rows[-1]:
+                    insort(count.first_rows, number)  # rows that share a key come in chunks of their own
+                    del count.first_rows[ROWS_SHOWN:]
 
     @staticmethod
     def _reason(value: str, wanted: Field, check: Callable[[str], str] | None) -> str:

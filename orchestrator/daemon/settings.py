@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
-from orchestrator.config import Config, parse_object
+from orchestrator.config import Config, parse_object, unknown
 from orchestrator.core.model import Format, Reading, Target
 from orchestrator.errors import Misconfigured
 from orchestrator.planning import LoadOptions
@@ -84,9 +84,11 @@ def settings_of(*layers: Mapping[str, Any], where: str) -> LoadSettings:
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
-        known = ", ".join(LoadSettings.model_fields)
-        what = "unknown key" if first["type"] == "extra_forbidden" else str(first["msg"])
-        raise Misconfigured(f"{where}: {key}: {what}", remedy=f"Known: {known}.") from None
+        if first["type"] == "extra_forbidden":
+            raise unknown(f"{where}: {key}: unknown key", key, list(LoadSettings.model_fields)) from None
+        raise Misconfigured(
+            f"{where}: {key}: {first['msg']}", remedy="docs/operations.md shows every setting with what it takes."
+        ) from None
 
 
 def read_settings(content: bytes, where: str) -> dict[str, Any]:

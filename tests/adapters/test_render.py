@@ -705,6 +705,19 @@ def test_the_page_of_a_load_that_is_not_finished_does_not_give_up_rows_that_are_
     assert "rows a second" not in text
 
 
+def test_the_page_counts_one_row_as_people_say_it_and_names_the_format_of_retry_csv(tmp_path: Path) -> None:
+    """Whoever opens only the page mends that file, and loads it with what is written beside it."""
+    case = a_case(tmp_path, b"email;b\na@x;1\n", "one.ssv")
+    case.settle(1, "a@x;1;Invalid b\n")
+    case.write()
+    text = " ".join(Page(case.read("report.html").decode()).text.split())
+    assert "0 of 1 row is imported. 1 is not: it is in report.csv with its reason" in text
+    assert "1 row = 0 imported + 1 failed" in text
+    assert "1 row in all." in text
+    assert "1 row, failed, rejected or with a warning" in text
+    assert "then load this file with --format ssv" in text
+
+
 def test_the_page_says_how_many_rows_it_leaves_out(tmp_path: Path) -> None:
     """It shows the first ones: who sees a thousand must not think that there are a thousand."""
     rows = b"".join(b"%d@x,1\n" % row for row in range(1_050))

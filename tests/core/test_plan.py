@@ -214,7 +214,14 @@ def test_a_file_that_cannot_be_loaded_says_what_and_where(
 
 @pytest.mark.parametrize(
     ("header", "remedy"),
-    [(b"Email,b", "exactly 'email'"), (b" email,b", "exactly 'email'"), (b"e-mail,b", "nearest"), (b"email;b", "ssv")],
+    [
+        (b"Email,b", "--map email=Email"),
+        (b" email,b", "--map 'email= email'"),
+        (b"E-Mail,b", "--map email=E-Mail"),
+        (b"mail,b", "nearest"),
+        (b"x,b", "--map email=COLUMN"),
+        (b"email;b", "say --format ssv"),
+    ],
 )
 def test_a_missing_lookup_column_comes_with_the_likely_cause(header: bytes, remedy: str) -> None:
     """Every row would fail inside Marketo: the person needs the near miss, not the rule."""

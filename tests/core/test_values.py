@@ -59,6 +59,14 @@ def test_values_are_counted_by_column_and_reason_with_their_first_rows() -> None
     ]
 
 
+def test_the_first_rows_are_those_of_the_source_whatever_order_they_come_in() -> None:
+    """Rows that share a key stand in chunks of their own, behind or before all others."""
+    values = Values(("leadScore",), KNOWN)
+    for number in (8, 15, 2, 40, 39, 38, 37, 1):
+        values.feed([(number, ("x",))])
+    assert values.findings() == [ValueFinding("leadScore", "not a whole number", 8, (1, 2, 8, 15, 37))]
+
+
 def test_an_empty_value_is_never_wrong() -> None:
     """Marketo judges it, the lookup field's too."""
     values = Values(("email", "leadScore"), KNOWN)

@@ -44,6 +44,12 @@ def test_s27_a_key_that_is_not_known_is_refused(key: str) -> None:
         settings_of({key: "x"}, where="settings")
 
 
+def test_a_mistyped_key_is_named_with_the_nearest_one() -> None:
+    """Nobody finds a missing letter among seventeen names."""
+    with pytest.raises(Misconfigured, match="Did you mean 'priority'"):
+        settings_of({"prioritty": "high"}, where="leads.csv.load.toml")
+
+
 def test_s27_a_settings_file_has_an_end() -> None:
     """It holds a few lines."""
     with pytest.raises(Misconfigured, match="larger than"):

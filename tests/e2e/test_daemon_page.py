@@ -223,6 +223,7 @@ def test_a_wrong_token_does_not_sign_in(opened: Browser, scenes: dict[str, Scene
     """And it is said, to a screen reader too."""
     one = Visitor(opened, scenes["idle"][2])
     one.page.goto(one.client.url + "/")
+    assert one.page.locator("input:visible").count() == 1, "a field without a name is a riddle"
     one.page.get_by_label("The daemon's token").fill("not the token")
     one.page.get_by_role("button", name="Sign in").click()
     expect(one.page.get_by_role("alert")).to_have_text("That is not the token.")

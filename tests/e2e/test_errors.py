@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import socket
 import ssl
 import subprocess
@@ -29,9 +30,15 @@ BAD_SOURCES = {
     "header only": (b"email,firstName\n", ["leads.csv", "header"]),
     "binary": (b"email,x\n\x00\x01\x02,1\n", ["leads.csv", "NUL"]),
     "an archive": (b"PK\x03\x04" + bytes(200), ["leads.csv"]),
-    "another encoding": ("email,x\nann@x.io,Zürich\n".encode("latin-1"), ["leads.csv", "UTF-8", "byte 11", "0xFC"]),
+    "another encoding": (
+        "email,x\nann@x.io,Zürich\n".encode("latin-1"),
+        ["leads.csv", "UTF-8", "byte 11", "0xFC", "--encoding cp1252"],
+    ),
+    "another encoding in the header": ("email,größe\nann@x.io,1\n".encode("latin-1"), ["leads.csv", "--encoding"]),
+    "semicolons and quotes": (b'"email";"x"\n"ann@x.io";"1"\n', ["leads.csv", "--format ssv"]),
+    "quotes under no format": (b'"email" ;"x"\n"ann@x.io";"1"\n', ["leads.csv", "leave the quote out"]),
     "UTF-16 cut in a character": ("email,x\nann@x.io,1".encode("utf-16")[:-1], ["leads.csv", "utf-16", "row 1"]),
-    "no lookup column": (b"e-mail,x\nann@x.io,1\n", ["leads.csv", "email", "e-mail"]),
+    "no lookup column": (b"e-mail,x\nann@x.io,1\n", ["leads.csv", "'email'", "--map email=e-mail"]),
     "a column twice": (b"email,x,x\nann@x.io,1,2\n", ["leads.csv", "'x'"]),
     "a column without a name": (b"email,,x\nann@x.io,1,2\n", ["leads.csv", "2"]),
     "an unclosed quote": (GOOD + b'cy@x.io,"Cy\n' + b"di@x.io,Di\n" * 5, ["leads.csv", "row 3", "line 4"]),
@@ -82,11 +89,20 @@ def test_a_source_that_is_not_there_is_66(market: Shop, source: str) -> None:
     assert done.code == 66, done
     assert_plain(done.err)
     assert Path(source).name in done.err
+    if source == ".":
+        assert "'*.csv'" in done.err, "the files in it are what was meant"
 
 
 def test_wrong_arguments_are_2(market: Shop) -> None:
     """Two is what every shell expects."""
-    for arguments in (["load"], ["lod", "x"], ["load", "x", "--max-wait", "soon"], ["load", "x", "--max-rejected=-1"]):
+    for arguments in (
+        ["load"],
+        ["lod", "x"],
+        ["load", "x", "--max-wait", "soon"],
+        ["load", "x", "--max-rejected=-1"],
+        ["--config", "config.toml", "load", "x"],
+        ["simulator", "--port", "65536"],
+    ):
         assert market.run(*arguments).code == 2
         told = market.run(*arguments, "--json")
         assert told.code == 2
@@ -106,7 +122,14 @@ def test_sample_leads_that_cannot_be_written_are_2(market: Shop) -> None:
 
 @pytest.mark.parametrize(
     "flag",
-    [("--list-id", "x"), ("--list-id", "0"), ("--object", "nonsense"), ("--partition", ""), ("--lookup-field", "")],
+    [
+        ("--list-id", "x"),
+        ("--list-id", "0"),
+        ("--object", "nonsense"),
+        ("--partition", ""),
+        ("--lookup-field", ""),
+        ("--encoding", "x"),
+    ],
 )
 def test_a_value_that_a_flag_does_not_take_is_2_and_named_by_its_flag(market: Shop, flag: tuple[str, str]) -> None:
     """It was typed just now; the same value in a file is the configuration's fault, and 78."""
@@ -359,6 +382,7 @@ def test_check_and_plan_and_status_and_config_show_work_and_send_nothing(market:
     assert shown.code == 0
     assert "demo-secret" not in shown.out
     assert "environment ORCHESTRATOR_MARKETO__BASE_URL" in shown.out
+    assert re.search(r"^daemon\.behind_proxy +false +default$", shown.out, re.MULTILINE)
     status = market.run("status", "--json")
     assert status.code == 0
     assert status.summary["loads"] >= 1
@@ -366,9 +390,27 @@ def test_check_and_plan_and_status_and_config_show_work_and_send_nothing(market:
     (market.folder / "typo.csv").write_bytes(b"email,fristName\nann@x.io,Ann\n")
     typo = market.run("check", "typo.csv")
     assert typo.code == 0
-    assert "did you mean 'firstName'?" in typo.out
+    assert re.search(r"^warn  column: 'fristName': .*did you mean 'firstName'\?$", typo.out, re.MULTILINE)
+    gone = market.run("check", ORCHESTRATOR_MARKETO__BASE_URL="http://127.0.0.1:1")
+    assert gone.code == 69
+    assert "Check marketo.base_url" in gone.out
     assert market.run("check", "--lookup-field", "emial").code == 78
     assert market.run("check", "--list-id", "999999").code == 78
+
+
+def test_plan_foretells_a_refusal_and_status_counts_what_was_left_out(market: Shop) -> None:
+    """A dry run that says nothing of it is believed; and columns of a table are added up."""
+    (market.folder / "ragged.csv").write_bytes(GOOD + b"cy@x.io\n")
+    planned = market.run("plan", "ragged.csv")
+    assert planned.code == 0, planned
+    assert "code 65" in planned.out
+    assert "--max-rejected 1" in planned.out
+    assert "code 65" not in market.run("plan", "ragged.csv", "--max-rejected", "1").out
+    assert market.run("load", "ragged.csv", "--max-rejected", "1").code == 3
+    head, newest = (line.split() for line in market.run("status").out.splitlines()[:2])
+    counts = dict(zip(head[2:], newest[3:], strict=False))  # "finished (3)" are two words
+    assert counts["REJECTED"] == "1"
+    assert int(counts["ROWS"]) == sum(int(counts[name]) for name in ("IMPORTED", "FAILED", "REJECTED", "OPEN"))
 
 
 def test_help_answers_without_loading_the_product() -> None:

@@ -26,6 +26,7 @@ from orchestrator.core.model import Target, Totals
 from orchestrator.core.picture import BINS, WIDTH, Curves, parts_of
 from orchestrator.core.reasons import column_of
 from orchestrator.core.runs import ReportRow
+from orchestrator.errors import counted
 
 ROWS = 1_000
 """Rows the page lists; all of them are in report.csv."""
@@ -224,15 +225,18 @@ def verdict_of(totals: Totals, stopped: str) -> Verdict:
     """The load in a word and a sentence."""
     lost, unknown = totals.failed + totals.rejected + totals.unsent, totals.unknown
     warned = f", {_number(totals.warned)} of them with a warning" if totals.warned else ""
+    are = "is" if 1 in (totals.imported, totals.rows) else "are"
+    sentence = f"{_number(totals.imported)} of {_rows(totals.rows)} {are} imported"
     if stopped:
-        sentence = f"{_number(totals.imported)} of {_rows(totals.rows)} are imported so far."
+        sentence += " so far."
         return Verdict("Not finished yet", f"{sentence} The load is not finished yet: {stopped}.", "bad")
     if not lost and not unknown:
         sentence = "The row is" if totals.rows == 1 else f"All {_rows(totals.rows)} are"
         return Verdict("Everything is imported", f"{sentence} imported{warned}.", "good")
-    sentence = f"{_number(totals.imported)} of {_rows(totals.rows)} are imported{warned}."
+    sentence += f"{warned}."
     if lost:
-        sentence += f" {_number(lost)} are not: each of them is in report.csv with its reason"
+        sentence += f" {_number(lost)} {'is not: it' if lost == 1 else 'are not: each of them'} is in report.csv with"
+        sentence += " its reason"
         sentence += ", and the failed ones are in retry.csv, to be mended and loaded again." if totals.failed else "."
     if unknown:
         sentence += f" Of {_number(unknown)}, which were sent, Marketo does not say what became of them."
@@ -310,7 +314,7 @@ def _hash(text: str) -> str:
 
 
 def _rows(count: int) -> str:
-    return f"{count:,} row" + ("" if count == 1 else "s")
+    return counted(count, "row")
 
 
 def _number(count: int) -> str:
