@@ -191,12 +191,13 @@ class QuotaSpent(Stopped):
 
 
 class DoubtHeld(Stopped):
-    """A doubt is over and --on-doubt is stop: the operator decides."""
+    """A doubt is over and --on-doubt is stop, or there were too many of one chunk: the operator decides."""
 
-    def __init__(self, chunks: Sequence[int]) -> None:
+    def __init__(self, chunks: Sequence[int], why: str = "") -> None:
         counted = "1 chunk" if len(chunks) == 1 else f"{len(chunks):,} chunks"
+        named = ", ".join(map(str, chunks))
         super().__init__(
-            f"{counted} may or may not have been imported (chunk {', '.join(map(str, chunks))}); --on-doubt is stop",
+            f"{counted} may or may not have been imported (chunk {named}); {why or '--on-doubt is stop'}",
             remedy="Look in Marketo, then `resume --on-doubt resend` to send them again.",
         )
 
