@@ -169,6 +169,16 @@ class Runner:
         self._said = Run(self._clock.now(), min(PLACES, self._books.by_state[State.PLANNED]))
         await self._tell(self._said)
         try:
+            await self._drive()
+        except Exception:
+            if self._fault is None:  # a ledger that fails as well, say, must not hide it
+                raise
+        if self._fault is not None:
+            raise self._fault
+        return self._stop
+
+    async def _drive(self) -> None:
+        try:
             async with anyio.create_task_group() as tasks:
                 if self._lag_every_s is not None:
                     tasks.start_soon(watch_lag, self._lag_every_s)
@@ -212,9 +222,6 @@ class Runner:
         finally:
             with anyio.CancelScope(shield=True):
                 await self._end()
-        if self._fault is not None:
-            raise self._fault
-        return self._stop
 
     async def _sent_again(self) -> bool:
         """At the end: did rows that failed by accident go into new chunks?
