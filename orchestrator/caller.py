@@ -20,14 +20,18 @@ import anyio
 from orchestrator.adapters.clock import Clock
 from orchestrator.adapters.marketo import Marketo, Token
 from orchestrator.core.pace import CallWindow
-from orchestrator.core.verdicts import Answered, CallKind, Failed, Outcome, Ruling, Saved, Verdict, judge
+from orchestrator.core.verdicts import CallKind, Failed, Outcome, Ruling, Verdict, judge
 
 TOKEN_RENEWALS = 2
 """Renewals within one call before we say that the token keeps being rejected."""
 UPLOAD_MARGIN_S = 60.0
 """An upload is not begun with less life than this left in the token: its answer would be 602."""
+SILENT_S = 1800.0
+"""When calls have done nothing but fail for so long, Marketo is out of order. So long without any call is no part
+of it: the machine slept, or there was nothing to ask."""
 TOKEN_RETRY_S = (0.5, 30.0)
 """First and longest wait before the identity service is asked again after a failure."""
+_NOTHING_DONE = frozenset({Verdict.RENEW_TOKEN, Verdict.ASK_AGAIN, Verdict.DOUBT, Verdict.GIVE_UP_LOAD})
 
 
 class Caller:
@@ -59,7 +63,10 @@ class Caller:
         self.sound_at: float | None = None
         """When Marketo last gave an answer that made sense; None until the first."""
         self.trouble = ""
-        """Why the newest call that failed did so; empty after a sound answer."""
+        """Why the newest call did nothing; empty after one that did."""
+        self.failing_s = 0.0
+        """For how long calls have done nothing, from the first to the newest of them since one last did."""
+        self._failed_at: float | None = None
 
     async def call(self, kind: CallKind, ask: Callable[[str], Awaitable[Outcome]]) -> tuple[Outcome, Ruling]:
         """Make one call when its turn has come: its outcome and what that means.
@@ -77,7 +84,7 @@ class Caller:
                 self.made[kind] += 1
                 self.calls += 1
             ruling = judge(outcome, kind)
-            self._remember(outcome)
+            self._remember(outcome, kind, ruling)
             if ruling.verdict is Verdict.SLOW_DOWN:
                 self._window.pause(self._clock.now() + ruling.wait_s * self._rng.uniform(1.0, 1.2))
             if ruling.verdict is not Verdict.RENEW_TOKEN:
@@ -117,7 +124,7 @@ class Caller:
                 self.made["token"] += 1
                 if isinstance(answer, Failed):
                     self._token_failures += 1
-                    self._remember(answer)
+                    self._remember(answer, "token", judge(answer, "token"))
                     first_s, longest_s = TOKEN_RETRY_S
                     wait_s = min(longest_s, first_s * 2.0**self._token_failures)
                     if answer.http_status != 401:
@@ -134,9 +141,19 @@ class Caller:
                 self._token, self._token_until = answer, self._clock.now() + answer.life_s
         return Failed("the identity service keeps handing out a token that is over")
 
-    def _remember(self, outcome: Outcome) -> None:
-        match outcome:
-            case Answered() | Saved():
-                self.sound_at, self.trouble = self._clock.now(), ""
-            case Failed():
-                self.trouble = outcome.why
+    def _remember(self, outcome: Outcome, kind: CallKind, ruling: Ruling) -> None:
+        """A sound envelope may say for ever that nothing can be done. (That a batch is unknown does say something.)
+
+        Questions beside the load prove that Marketo works, and not that it does not.
+        """
+        now = self._clock.now()
+        if not isinstance(outcome, Failed):
+            self.sound_at = now
+        if ruling.verdict not in _NOTHING_DONE or ruling.then is Verdict.GONE:
+            self.trouble, self.failing_s, self._failed_at = "", 0.0, None
+            return
+        self.trouble = ruling.why or "no reason was given"
+        if kind != "other":
+            if self._failed_at is not None and now - self._failed_at < SILENT_S:
+                self.failing_s += now - self._failed_at
+            self._failed_at = now

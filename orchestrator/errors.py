@@ -191,12 +191,13 @@ class QuotaSpent(Stopped):
 
 
 class DoubtHeld(Stopped):
-    """A doubt is over and --on-doubt is stop: the operator decides."""
+    """A doubt is over and --on-doubt is stop, or there were too many of one chunk: the operator decides."""
 
-    def __init__(self, chunks: Sequence[int]) -> None:
+    def __init__(self, chunks: Sequence[int], why: str = "") -> None:
+        named = ", ".join(map(str, chunks))
         super().__init__(
-            f"{counted(len(chunks), 'chunk')} may or may not have been imported "
-            f"(chunk {', '.join(map(str, chunks))}); --on-doubt is stop",
+            f"{counted(len(chunks), 'chunk')} may or may not have been imported (chunk {named}); "
+            f"{why or '--on-doubt is stop'}",
             remedy="Look in Marketo, then `resume --on-doubt resend` to send them again.",
         )
 

@@ -472,6 +472,7 @@ def _finish(
 ) -> LoadResult:
     """The load's last word: its report and exit code, or why it stopped."""
     if not _is_over(ledger.chunks_by_state(load.id)) and stopped is None:
+        assert interrupted, "a run ends before its load for a reason"
         totals = totals_of(load, ledger.records(load.id))
         return LoadResult(load, totals, interrupted, Path(load.report_dir), interrupted=True)
     if stopped is not None:

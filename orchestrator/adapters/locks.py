@@ -72,6 +72,7 @@ def forget(ledger: Path, load_id: LoadId) -> None:
 
 
 def _path(ledger: Path, name: str) -> Path:
+    ledger = Path(os.path.realpath(ledger))  # by whichever link it was reached: two names are not two owners
     return ledger.with_name(ledger.name + ".owners") / name
 
 

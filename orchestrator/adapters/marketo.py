@@ -43,6 +43,10 @@ JSON_BYTES_MAX = 1_000_000
 DESCRIBE_BYTES_MAX = 20_000_000
 FILE_BYTES_MAX = 64_000_000
 """A result file repeats at most one chunk and adds a reason to each row."""
+TOKEN_LIFE_MAX_S = 86_400.0
+"""Marketo's last an hour. A number without end is no life of a token."""
+ERRORS_READ = 20
+"""Marketo names one or two. Each text is searched for addresses, which takes the event loop some milliseconds."""
 
 _TIMEOUT = httpx.Timeout(30.0, connect=10.0, pool=None)
 _UPLOAD_TIMEOUT = httpx.Timeout(60.0, connect=10.0, read=UPLOAD_DEADLINE_S, pool=None)
@@ -128,10 +132,10 @@ class Marketo:
             if reply.failed is not None:
                 return reply.failed
             match body:
-                case {"access_token": str(value), "expires_in": int() | float() as life_s} if value:
-                    return Token(value, max(0.0, float(life_s)))
+                case {"access_token": str(value), "expires_in": int() | float() as life_s} if _fits_a_header(value):
+                    return Token(value, float(max(0.0, min(life_s, TOKEN_LIFE_MAX_S))))
                 case _:
-                    return Failed("the identity service answered without a token", reply.status)
+                    return Failed("the identity service answered without a token that can be sent", reply.status)
 
         return await self._exchange("POST", "/identity/oauth/token", CALL_DEADLINE_S, read, data=form)
 
@@ -379,7 +383,7 @@ def _envelope(body: Any, status: int | None, body_sent: bool) -> Outcome:
         result=tuple(result) if isinstance(result, list) else (),
         errors=tuple(
             ApiError(code=str(error.get("code", "")), message=plain(str(error.get("message", ""))))
-            for error in (errors if isinstance(errors, list) else [])
+            for error in (errors[:ERRORS_READ] if isinstance(errors, list) else [])
             if isinstance(error, dict)
         ),
         request_id=str(body.get("requestId", ""))[:100],
@@ -406,6 +410,11 @@ def _batch_path(target: Target, batch_id: BatchId, which: Literal["status"] | Re
     if target.kind == "customobjects":
         return f"/bulk/v1/customobjects/{target.name}/import/{batch_id}/{which}.json"
     return f"/bulk/v1/program/members/import/{batch_id}/{which}.json"  # its id stands in the create path only
+
+
+def _fits_a_header(token: str) -> bool:
+    """Visible ASCII: of anything else httpx makes no header, and h11 sends none."""
+    return token != "" and token.isascii() and token.isprintable() and " " not in token
 
 
 def _retry_after_s(header: str | None) -> float | None:

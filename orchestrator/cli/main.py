@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import signal
 import sys
 import textwrap
 from collections.abc import Sequence
@@ -301,6 +302,9 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The console script: runs one command and returns its exit code."""
+    told = signal.getsignal(signal.SIGINT)
+    if told is signal.default_int_handler:  # amid the imports it would show a traceback
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
     given = sys.argv[1:] if arguments is None else list(arguments)
     _Parser.as_json = "--json" in given
     if given[:1] and given[0].startswith("-") and given[0] not in ("-h", "--help", "--version"):
@@ -308,7 +312,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser().parse_args(given)
     from orchestrator.cli.commands import run
 
-    return run(options)
+    try:
+        signal.signal(signal.SIGINT, told)
+        return run(options)
+    except KeyboardInterrupt:
+        return 130
 
 
 if __name__ == "__main__":

@@ -41,6 +41,9 @@ BATCH_FAILURES_ALLOWED = 1
 fails too, it is halved, or its rows are reported as failed (`isolate`). A part of a chunk that failed is suspect: it is
 sent once, but a single row twice, since nothing more is tried with it. No document says whether `Failed` is ever
 transient."""
+DOUBTS_ALLOWED = 10
+"""A chunk whose answer was lost so often is held, also under `--on-doubt resend`: perhaps its own rows break the answer
+(611, a gateway that times out), and each time they may have been imported. To resume the load sends it once more."""
 
 STATES: dict[State, str] = {
     State.PLANNED: "Not in Marketo. May be offered from `not_before` on.",
@@ -52,7 +55,8 @@ STATES: dict[State, str] = {
     State.SETTLED: "Counted and collected: nothing more is asked of Marketo. Final.",
     State.EXPIRED: "Marketo no longer knows the batch: the outcome cannot be had. Final.",
     State.REJECTED: "Marketo will never take it, or its load was cancelled: its rows were not sent. Final.",
-    State.HELD: "A doubt is over and the operator said not to send again; or such a chunk comes first. Until released.",
+    State.HELD: "A doubt is over and the operator said not to send again, or it was the tenth; or such a chunk comes "
+    "first. Until released.",
     State.HALVED: "Its children took its place. Final.",
 }
 

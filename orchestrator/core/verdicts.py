@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Any, Literal
 
@@ -106,6 +106,9 @@ GONE_AFTER = 3
 GONE_SPAN_S = 900.0
 """Answers in a row that a batch is unknown, and the time they must span, before we believe it: believing wrongly loses
 its outcome. A deployment or a failover of theirs takes minutes and may answer so all the while."""
+UNAVAILABLE_SPAN_S = 1800.0
+"""For how long an upload must have been put off for a trouble of Marketo's (608, 713) before the load stops,
+resumable."""
 CUTS = 5
 """Connections cut in the middle of one upload, while other calls get through, before we call it too large: a server
 that says 413 early and closes often loses its answer to the reset. The body was not complete: nothing was executed."""
@@ -221,6 +224,8 @@ def _judge_error(error: ApiError, kind: CallKind) -> Ruling:
     if code in ("1013", "610") and kind in ("status", "failures", "warnings"):
         return _gone(why)
     if code in _AGAIN:
+        if kind == "create":
+            return replace(_few(why, kind, Verdict.GIVE_UP_LOAD, exit_code=69), span_s=UNAVAILABLE_SPAN_S)
         return Ruling(Verdict.ASK_AGAIN, why)
     if code in _FEW:
         then = Verdict.GIVE_UP_CHUNK if code in ("611", "1014") else Verdict.GIVE_UP_LOAD
@@ -270,7 +275,7 @@ def _judge_failure(failure: Failed, kind: CallKind) -> Ruling:
         return Ruling(Verdict.NOTHING_THERE, why)
     if status == 404 and kind == "status":
         return _gone(why)
-    if status in (200, 408) or status >= 500:
+    if status < 300 or status == 408 or status >= 500:  # a 2xx whose answer cannot be read: executed, for all we know
         if kind == "create" and failure.body_sent and status != 408:
             return Ruling(Verdict.DOUBT, why)
         return Ruling(Verdict.ASK_AGAIN, why)

@@ -18,9 +18,10 @@ from orchestrator.adapters.clock import Clock
 from orchestrator.adapters.ledger import Ledger
 from orchestrator.adapters.locks import Ownership, take
 from orchestrator.adapters.marketo import Marketo
-from orchestrator.caller import Caller
+from orchestrator.caller import SILENT_S, Caller
 from orchestrator.core.admission import PLACES
 from orchestrator.core.expect import learn, work
+from orchestrator.core.lifecycle import DOUBTS_ALLOWED
 from orchestrator.core.model import (
     Action,
     Collect,
@@ -54,8 +55,6 @@ ABANDON_S = 4.0
 """How long an upload that was made to end may take to say how far it had come."""
 NOT_REACHED_S = 30.0
 """A load that has not reached Marketo once gives up after this long: the address or the network is wrong."""
-SILENT_S = 1800.0
-"""Without one sound answer for this long, Marketo is called unreachable: the load stops and can be resumed."""
 OBSERVE_S = 0.5
 CALLS_STORED_EVERY_S = 10.0
 ADOPT_S = 5.0
@@ -170,6 +169,16 @@ class Runner:
         self._said = Run(self._clock.now(), min(PLACES, self._books.by_state[State.PLANNED]))
         await self._tell(self._said)
         try:
+            await self._drive()
+        except Exception:
+            if self._fault is None:  # a ledger that fails as well, say, must not hide it
+                raise
+        if self._fault is not None:
+            raise self._fault
+        return self._stop
+
+    async def _drive(self) -> None:
+        try:
             async with anyio.create_task_group() as tasks:
                 if self._lag_every_s is not None:
                     tasks.start_soon(watch_lag, self._lag_every_s)
@@ -213,9 +222,6 @@ class Runner:
         finally:
             with anyio.CancelScope(shield=True):
                 await self._end()
-        if self._fault is not None:
-            raise self._fault
-        return self._stop
 
     async def _sent_again(self) -> bool:
         """At the end: did rows that failed by accident go into new chunks?
@@ -270,8 +276,8 @@ class Runner:
                 case Collect():
                     await self._following.collect(action)
                 case EndDoubt():
-                    resend = self._loads[action.load_id].on_doubt == "resend"
                     standing = await self._books.standing(action)
+                    resend = self._loads[action.load_id].on_doubt == "resend" and standing.doubts < DOUBTS_ALLOWED
                     await self._books.record(standing, DoubtEnded(self._clock.now(), action.how, resend))
         except OrchestratorError as error:
             self._stop_for(error)
@@ -391,20 +397,20 @@ class Runner:
         return min((at for at in limits if at > now), default=float("inf"))
 
     def _reason_to_stop(self, now: float) -> OrchestratorError | None:
-        reached_at, trouble = self._caller.sound_at, self._caller.trouble
+        reached, trouble = self._caller.sound_at is not None, self._caller.trouble
         if self._max_wait_s is not None and now - self._started_at >= self._max_wait_s:
             return MaxWaitOver(
                 f"--max-wait of {self._max_wait_s:.0f} s is over; batches go on inside Marketo",
                 remedy="Run the same command again to go on.",
             )
-        if reached_at is None and trouble and now - self._started_at >= NOT_REACHED_S:
+        if not reached and trouble and now - self._started_at >= NOT_REACHED_S:
             return Unreachable(
                 f"{self._load.subscription} was not reached within {NOT_REACHED_S:.0f} s: {trouble}",
                 remedy="Check marketo.base_url and the network, then run the same command again.",
             )
-        if reached_at is not None and trouble and now - reached_at >= SILENT_S:
+        if reached and self._caller.failing_s >= SILENT_S:
             return Unreachable(
-                f"{self._load.subscription} has given no sound answer for {SILENT_S / 60:.0f} min: {trouble}",
+                f"{self._load.subscription}: no call has done anything for {SILENT_S / 60:.0f} min: {trouble}",
                 remedy="Run the same command again when Marketo is back.",
             )
         left = self._quota.left() if self._quota is not None else None

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from random import Random
 
+from orchestrator.core.lifecycle import DOUBTS_ALLOWED
 from orchestrator.core.model import Standing
 from orchestrator.core.pace import quota_renews_at
 from orchestrator.core.schedule import ChunkKey, Limits
@@ -104,4 +105,7 @@ def quota_spent(why: str, now: float) -> QuotaSpent:
 
 def doubt_held(held: Sequence[Standing]) -> DoubtHeld:
     """What stops a load of which nothing is left but what people must decide."""
-    return DoubtHeld([standing.number for standing in held if standing.doubts])
+    doubted = [standing for standing in held if standing.doubts]
+    most = max((standing.doubts for standing in doubted), default=0)
+    why = "" if most < DOUBTS_ALLOWED else f"an answer was lost {most} times"
+    return DoubtHeld([standing.number for standing in doubted], why)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import re
 import socket
 import struct
@@ -17,7 +18,7 @@ import httpx
 import pytest
 
 from orchestrator.adapters import marketo as adapter
-from orchestrator.adapters.marketo import Marketo, Token
+from orchestrator.adapters.marketo import ERRORS_READ, TOKEN_LIFE_MAX_S, Marketo, Token
 from orchestrator.core.model import BatchId, Format, Target
 from orchestrator.core.verdicts import Answered, ApiError, Failed, Outcome, Saved, Verdict, judge, plain
 
@@ -217,6 +218,41 @@ def test_the_secret_travels_in_the_body_of_the_identity_call_only() -> None:
     head, _, body = peer.requests[0].partition(b"\r\n\r\n")
     assert b"the-secret" not in head
     assert b"client_secret=the-secret" in body
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        '{"access_token":"t\u00f6k","expires_in":3599}'.encode(),
+        b'{"access_token":"a\\ud800b","expires_in":3599}',
+        b'{"access_token":"a\\nb","expires_in":3599}',
+        b'{"access_token":"","expires_in":3599}',
+        b'{"access_token":"tok","expires_in":"3599"}',
+    ],
+)
+def test_a_token_that_no_header_can_carry_is_no_token(body: bytes) -> None:
+    """httpx breaks on it with an error that is none of its own: a fault of theirs would look like one of ours."""
+    outcome = ask(Peer(http(body)), lambda client: client.token())
+    assert isinstance(outcome, Failed)
+    assert judge(outcome, "token").verdict is Verdict.ASK_AGAIN
+
+
+@pytest.mark.parametrize(
+    ("said", "life_s"),
+    [("1" + "0" * 400, TOKEN_LIFE_MAX_S), ("1e999", TOKEN_LIFE_MAX_S), ("NaN", 0.0), ("-5", 0.0), ("0", 0.0)],
+)
+def test_the_life_of_a_token_has_an_end_whatever_is_said(said: str, life_s: float) -> None:
+    """A number that no float can hold must not end a load."""
+    body = f'{{"access_token":"tok","expires_in":{said}}}'.encode()
+    assert ask(Peer(http(body)), lambda client: client.token()) == Token("tok", life_s)
+
+
+def test_of_an_answer_with_errors_without_number_the_first_are_read() -> None:
+    """Each of them is searched for addresses while nothing else is done: 500 long ones would take seconds."""
+    body = json.dumps({"success": False, "errors": [{"code": "608", "message": "a" * 1_500}] * 500}).encode()
+    outcome = ask(Peer(http(body)), lambda client: client.status("tok", Target(), BATCH))
+    assert isinstance(outcome, Answered)
+    assert len(outcome.errors) == ERRORS_READ
 
 
 @pytest.mark.parametrize("status", ["301 Moved", "302 Found", "307 Temporary Redirect", "308 Permanent Redirect"])

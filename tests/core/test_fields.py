@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.core.fields import Described, Field, described, misfits
+from orchestrator.core.fields import LIKENED, Described, Field, described, misfits
 from orchestrator.core.model import Target
 from orchestrator.core.verdicts import Answered
 
@@ -49,6 +49,13 @@ def test_a_column_like_no_field_gets_no_guess_and_a_documented_one_no_word() -> 
     """A wrong hint costs more time than none; links to companies are columns that no describe lists."""
     assert notes("email", "xyzzy") == [("xyzzy", "Marketo has no such field and will ignore the column", False)]
     assert notes("email", "externalCompanyId", "externalSalesPersonId", "leadPartitionId") == []
+
+
+def test_only_the_first_of_many_unknown_columns_are_likened_to_fields() -> None:
+    """Every one with every field takes seconds of a wide file, in which no signal and no page is looked at."""
+    found = notes("email", "FirstName", *(f"firstName{number}" for number in range(LIKENED + 5)))
+    assert sum("did you mean" in note for _, note, _ in found) == LIKENED - 1
+    assert len(found) == LIKENED + 6
 
 
 def test_a_field_that_cannot_be_written_is_said_unless_it_is_the_lookup_field() -> None:

@@ -61,6 +61,13 @@ def test_a_refused_upload_means_what_adobe_documents(code: str, verdict: Verdict
     assert judge(refused(code), "create").verdict is verdict
 
 
+@pytest.mark.parametrize("status", [200, 201, 202, 204])
+def test_an_upload_that_was_welcomed_in_an_unknown_way_is_doubted(status: int) -> None:
+    """It says that it was taken: to send it again as if it were refused would import it twice in silence."""
+    assert judge(Failed(f"HTTP {status}", status, body_sent=True), "create").verdict is Verdict.DOUBT
+    assert judge(Failed(f"HTTP {status}", status), "status").verdict is Verdict.ASK_AGAIN
+
+
 def test_a_full_queue_is_known_by_its_text_alone() -> None:
     """The text was recorded for years, the code beside it never: either must do."""
     answer = Answered(False, (), (ApiError("9999", "There are 10 imports currently being processed."),))

@@ -96,6 +96,8 @@ import anyio
 from orchestrator.adapters.marketo import Marketo
 from orchestrator.runner.following import Following
 from orchestrator.cli.main import main
+from orchestrator.adapters.ledger import Ledger
+from orchestrator.errors import LedgerFailing
 
 async def seen(self, action, status, asked_at):
     row = "canary@example.com"
@@ -109,12 +111,18 @@ async def slow(self, *arguments):
     await anyio.sleep(1.5)  # Marketo has one whose answer we have not when the fault comes
     return outcome
 
+def tell(self, load_id, run):
+    if run.ended and "--ledger-fails" in sys.argv:
+        raise LedgerFailing("the disk is full as well")
+    return told(self, load_id, run)
+
+told, Ledger.tell = Ledger.tell, tell
 Following._seen, Marketo.create = seen, slow
-sys.exit(main(sys.argv[1:]))
+sys.exit(main([argument for argument in sys.argv[1:] if argument != "--ledger-fails"]))
 """
 
 
-@pytest.mark.parametrize("flags", [[], ["-v"]])
+@pytest.mark.parametrize("flags", [[], ["-v"], ["--ledger-fails"]])
 def test_a_fault_of_ours_is_70_says_no_row_and_loses_nothing(tmp_path: Path, flags: list[str]) -> None:
     """There is always one more: it must not talk, and the same command goes on when it is mended."""
     write_leads(tmp_path / "leads.csv", 500, bad_share=0)

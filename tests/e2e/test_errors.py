@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import signal
 import socket
 import ssl
 import subprocess
@@ -423,6 +424,21 @@ def test_help_answers_without_loading_the_product() -> None:
         "sys.exit(bool(heavy))"
     )
     assert subprocess.run([sys.executable, "-c", code], stdout=subprocess.DEVNULL).returncode == 0
+
+
+def test_an_interrupt_amid_the_imports_shows_no_traceback(tmp_path: Path) -> None:
+    """They are half of the time of a short command: who has mistyped stops it just then."""
+    code = (
+        "import os, signal, sys\n"
+        "class Interrupting:\n"
+        "    def find_spec(self, name, *_):\n"
+        "        if name == 'httpx': os.kill(os.getpid(), signal.SIGINT)\n"
+        "from orchestrator.cli.main import main\n"
+        "sys.meta_path.insert(0, Interrupting())\n"
+        "sys.exit(main(['status']))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True)
+    assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGINT, b"", b"")
 
 
 def test_a_reader_that_goes_away_does_not_stop_a_load(market: Shop) -> None:

@@ -133,6 +133,19 @@ def test_status_says_which_doubts_stopped_a_load(tmp_path: Path) -> None:
         assert f"stopped: {held[0]}" in market.run("status").out
 
 
+def test_a_ledger_that_is_reached_by_a_link_has_the_same_owners(tmp_path: Path) -> None:
+    """Two names of one ledger: the second process would take uploads of the first for a dead one's, and lose them."""
+    write_leads(tmp_path / "leads.csv", 2_000, bad_share=0)
+    (tmp_path / "link.db").symlink_to(tmp_path / ".orchestrator" / "ledger.db")
+    with shop(tmp_path, quick(seconds_per_job=0.5)) as market:
+        load = market.start("load", "leads.csv")
+        wait_until("it is under way", lambda: accepted(market) >= 2)
+        second = market.run("load", "leads.csv", ORCHESTRATOR_STATE__LEDGER="sqlite:///link.db")
+        assert second.code == 75, second
+        assert f"is being run by process {load.pid}" in second.err
+        ended(load)
+
+
 def _why(told: dict[str, object]) -> str:
     return str(told["waiting_for"])
 

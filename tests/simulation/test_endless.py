@@ -1,0 +1,72 @@
+"""Troubles that never pass, whole loads under virtual time. (In a seed they pass at last: no seed can show these.)"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from simulation.play import Simulation
+from simulation.promises import DAY_S
+from simulation.test_alarms import one_batch
+from simulation.virtual import inline_threads
+
+from orchestrator.caller import SILENT_S
+from orchestrator.core.lifecycle import DOUBTS_ALLOWED
+from orchestrator.simulator.faults import Scripted
+
+FOR_EVER = 1_000_000
+
+
+def until_it_stops(simulation: Simulation) -> dict[str, int]:
+    """Why the first process ended."""
+    with inline_threads(), simulation.kernel.locks():
+        while not simulation.outcome.stops:
+            assert simulation.time < DAY_S, "it goes on for ever"
+            simulation._go_on()
+    return dict(simulation.outcome.stops)
+
+
+@pytest.mark.parametrize("fault", ["code 601", "code 608"])
+def test_a_load_of_which_no_upload_is_ever_taken_stops_and_says_so(tmp_path: Path, fault: str) -> None:
+    """A sound envelope that refuses, for days: nobody would hear of it, and the load would never end."""
+    simulation = one_batch(tmp_path, 60.0)
+    kinds = ("create", "status", "other") if fault == "code 601" else ("create",)
+    simulation.model.faults.scripted.extend(Scripted(fault, kind, times=FOR_EVER) for kind in kinds)
+    assert until_it_stops(simulation) == {"Unreachable": 1}
+    assert SILENT_S <= simulation.time < 2 * SILENT_S
+    assert not simulation.model.jobs
+
+
+def test_a_chunk_whose_answer_is_always_lost_is_not_sent_for_ever(tmp_path: Path) -> None:
+    """Each time its rows may have been imported, and a campaign begun for them once more: somebody has to look."""
+    simulation = one_batch(tmp_path, 60.0)
+    simulation.model.faults.scripted.append(Scripted("http 502 after", "create", times=FOR_EVER))
+    assert until_it_stops(simulation) == {"DoubtHeld": 1}
+    assert len(simulation.model.jobs) == DOUBTS_ALLOWED
+    (result,) = simulation.results
+    assert result.stopped is not None
+    assert f"an answer was lost {DOUBTS_ALLOWED} times" in result.stopped.message
+
+
+def test_the_time_that_a_machine_slept_is_not_called_silence(tmp_path: Path) -> None:
+    """A lid is opened in the morning, and the network comes a moment later than the load: it must go on."""
+    simulation = one_batch(tmp_path, 12 * 3600.0)
+
+    def go_on(seconds: float) -> None:
+        until = simulation.time + seconds
+        while simulation._alive and simulation.time < until:
+            simulation._go_on()
+
+    with inline_threads(), simulation.kernel.locks():
+        simulation._go_on()
+        go_on(600.0)
+        assert simulation.model.jobs
+        simulation.model.faults.scripted.extend(Scripted("drop", kind, times=FOR_EVER) for kind in ("status", "other"))
+        go_on(120.0)
+        simulation.time += 8 * 3600.0
+        go_on(120.0)
+        simulation.model.faults.scripted.clear()
+        go_on(48 * 3600.0)
+    assert not simulation.outcome.stops
+    (result,) = simulation.results
+    assert result.exit_code in (0, 3)
