@@ -60,7 +60,7 @@ def test_a_small_urgent_load_passes_a_large_one(tmp_path: Path) -> None:
 
 def test_equal_loads_share_the_slots_and_neither_starves(tmp_path: Path) -> None:
     """The one that came first would otherwise take every slot that comes free."""
-    write_leads(tmp_path / "first.csv", 4_000, bad_share=0)
+    write_leads(tmp_path / "first.csv", 6_000, bad_share=0)
     write_leads(tmp_path / "second.csv", 2_000, bad_share=0, first=100_001)
     with shop(tmp_path, quick(seconds_per_job=0.4)) as market:
         first = market.start("load", "first.csv")

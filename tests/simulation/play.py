@@ -392,10 +392,11 @@ def _listen(logger: Any, method: str, event: Any) -> Any:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Without logs: a thousand loads would say a lot. Nor of files that dead processes have left open."""
+    """Without logs: a thousand loads would say a lot. Nor of what dead processes have left open."""
     structlog.configure(processors=[structlog.contextvars.merge_contextvars, _listen])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ResourceWarning)
+        warnings.filterwarnings("ignore", "coroutine method 'aclose'", RuntimeWarning)
         try:
             yield
         finally:
