@@ -784,6 +784,17 @@ class Ledger:
             for kind, made in self._all("SELECT kind, made FROM calls WHERE load_id = ? ORDER BY kind", load_id)
         }
 
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """What is read within is of one moment, whatever other processes write meanwhile."""
+        with self._explained():
+            self._db.execute("BEGIN")
+            try:
+                yield
+            finally:
+                if self._db.in_transaction:
+                    self._db.execute("ROLLBACK")
+
     # --- inside -----------------------------------------------------------------------------------------
 
     @contextmanager

@@ -32,7 +32,7 @@ from orchestrator.cli.progress import watching
 from orchestrator.cli.retry import show_change, show_nothing, show_preview, show_retry
 from orchestrator.config import Config, load_config
 from orchestrator.core.model import Format, Reading
-from orchestrator.errors import OrchestratorError, cause_of
+from orchestrator.errors import OrchestratorError, WrongArgument, cause_of
 from orchestrator.library import LoadResult, Observer, RetryOptions, StopRequest
 from orchestrator.planning import LoadOptions
 
@@ -128,8 +128,15 @@ def _configure(options: argparse.Namespace, output: Output) -> Config:
 
 def _load_options(options: argparse.Namespace, config: Config) -> LoadOptions:
     report_dir = getattr(options, "report_dir", None)
+    target = config.target()
+    for flag, kind in (("list_id", "leads"), ("partition", "leads"), ("member_status", "members")):
+        if getattr(options, flag) is not None and target.kind != kind:
+            raise WrongArgument(
+                f"--{flag.replace('_', '-')} is for {kind} only, and this would import {config.imports.object}",
+                remedy="Leave it out, or name the object that is meant with --object.",
+            )
     return LoadOptions(
-        target=config.target(),
+        target=target,
         format=Format(options.format) if options.format else None,
         reading=Reading(
             encoding=options.encoding,

@@ -13,11 +13,11 @@ from typing import Any
 
 from orchestrator.cli.output import Output
 from orchestrator.core.retry import Again, Tally
-from orchestrator.core.verdicts import without_addresses
+from orchestrator.core.verdicts import plain
 from orchestrator.errors import counted
 from orchestrator.library import RetrySummary
 
-_ADDRESS = re.compile(r"[^\s@]+@[^\s@]+")
+_ADDRESS = re.compile(r"(?<!\S)\S*@\S*")
 
 
 def show_change(output: Output) -> Callable[[Again], None]:
@@ -26,7 +26,7 @@ def show_change(output: Output) -> Callable[[Again], None]:
     def show(again: Again) -> None:
         if not again.changes:
             return
-        was, reason = again.was, without_addresses(again.was.reason)
+        was, reason = again.was, plain(again.was.reason)
         changes = [(change.column, shape(change.old), shape(change.new)) for change in again.changes]
         output.json(
             "status",

@@ -301,9 +301,13 @@ class Runner:
             await self._adopt()
         # Nothing may be awaited between the last read and the decision: an action that ended meanwhile would be no
         # longer busy and still look undone, and be done twice.
-        view = await self._books.ask(self._read_view, now)
+        view = await self._books.ask(self._view_of_one_moment, now)
         self._slots_used = len(view.open)
         return view
+
+    def _view_of_one_moment(self, now: float) -> View:
+        with self._ledger.reading():
+            return self._read_view(now)
 
     def _read_view(self, now: float) -> View:
         ledger, load = self._ledger, self._load

@@ -476,6 +476,24 @@ def test_a_locked_ledger_is_waited_for_and_then_named(tmp_path: Path) -> None:
     ledger.close()
 
 
+def test_what_is_read_in_one_go_is_of_one_moment(tmp_path: Path) -> None:
+    """Half of it from before what another process wrote, and half from after, was never so."""
+    ledger, load_id = a_ledger(tmp_path)
+    other = Ledger(ledger.path)
+    other._db.execute("PRAGMA busy_timeout = 10")
+    with ledger.reading():
+        ledger.changed_by_others()  # from now on is asked for
+        assert len(ledger.ready(load_id, 5.0, 9)) == 3
+        with pytest.raises(LedgerLocked):
+            other.claim(load_id, ChunkNumber(1), 5.0, 10)
+        assert ledger.open_chunks("host") == []
+    assert other.claim(load_id, ChunkNumber(1), 5.0, 10)
+    assert ledger.changed_by_others()
+    assert len(ledger.ready(load_id, 5.0, 9)) == 2
+    other.close()
+    ledger.close()
+
+
 def test_a_load_is_owned_once_and_ownership_ends_with_its_holder(tmp_path: Path) -> None:
     """Two owners would send the same chunks; a lock that outlived its process would block the load for ever."""
     ledger = tmp_path / "ledger.db"

@@ -112,6 +112,12 @@ def _broken_instance(scenario: Scenario) -> None:
     scenario.settings.failing_jobs, scenario.settings.seconds_per_job = frozenset(range(1, 1000)), 10.0
 
 
+def _dies_over_and_over(scenario: Scenario) -> None:
+    """Also while an upload is under way."""
+    scenario.alone()
+    scenario.commands[0].crashes = [scenario.seed % 40 + 15] * 6
+
+
 def _first_goes_away(scenario: Scenario) -> None:
     """Whoever came first dies in mid-load, and comes back only when the other is done."""
     scenario.rows, scenario.queued_jobs = [40, 40], 2
@@ -129,7 +135,7 @@ def _() -> AbstractContextManager[Any]:
     return _judged(change)
 
 
-@planted("after a crash, what was under way counts as not sent")
+@planted("after a crash, what was under way counts as not sent", shown_by=_dies_over_and_over)
 def _() -> AbstractContextManager[Any]:
     def change(fact: Fact) -> Fact:
         is_restart = isinstance(fact, AnswerLost) and "process ended" in fact.why

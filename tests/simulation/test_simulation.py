@@ -301,7 +301,7 @@ def test_every_write_and_every_sync_of_the_ledger_may_fail(
 ) -> None:
     """What is not durable is not sent; what was durable stays; the same command goes on when the disk is well.
 
-    Every operation fails once; in each of the other ways every fourth one does.
+    Every operation fails once; in each of the other ways every twelfth one does.
     """
     disk = storage.DISK
     disk.fail_at = None
@@ -318,7 +318,7 @@ def test_every_write_and_every_sync_of_the_ledger_may_fail(
                 disk.fail_at = None
             super().__init__(path)
 
-    failing = range(first, operations + 1, 4)
+    failing = range(first, operations + 1, 12 if for_good or full else 4)
     for operation in failing:
         disk.fail_at, disk.for_good, disk.full, disk.operations, disk.failures = operation, for_good, full, 0, 0
         try:

@@ -121,7 +121,7 @@ class DyingConnection:
             done = self._powered(self._real.execute, sql)
             self._life.point("after commit")
             return done
-        if sql.startswith("BEGIN"):
+        if sql == "BEGIN IMMEDIATE":
             self._life.point("before transaction")
         elif self._acts is not None and sql.startswith("INSERT INTO facts"):
             load_id, number, _, kind, _ = arguments[0]
