@@ -649,7 +649,14 @@ def status(config: Config, load: str | None = None) -> list[LoadStatus]:
 
 def export(config: Config, load: str | None = None) -> Iterator[Salvaged | Unreadable]:
     """Everything that can be read of the ledger, also of one that is refused as damaged."""
-    return salvage(config.ledger_path, load)
+    found = False
+    for one in salvage(config.ledger_path, load):
+        found = True
+        yield one
+    if load is not None and not found:
+        raise UnknownLoad(
+            f"ledger {config.ledger_path}: no load {load!r}", remedy="`orchestrator status` lists the loads."
+        )
 
 
 def report(config: Config, load: str) -> LoadResult:

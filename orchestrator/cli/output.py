@@ -65,6 +65,10 @@ class Output:
     def error(self, error: OrchestratorError) -> None:
         """An expected error: message and remedy; never a traceback."""
         self.always(f"error: {error}")
+        self.json_error(error)
+
+    def json_error(self, error: OrchestratorError) -> None:
+        """The same for programs alone."""
         self.json("error", code=error.exit_code, message=error.message, remedy=error.remedy)
 
 
@@ -141,6 +145,8 @@ def show_result(output: Output, result: LoadResult, *, resume: str, retry: str) 
     stopped = result.interrupted or result.stopped is not None
     resumable = stopped and not isinstance(result.stopped, LoadBusy)
     reasons = [replace(one, reason=without_addresses(one.reason)) for one in result.reasons[:REASONS_IN_JSON]]
+    if result.stopped is not None:
+        output.json_error(result.stopped)
     output.json(
         "summary",
         load_id=result.load.id,
