@@ -137,7 +137,9 @@ def restored(config: Config, ledger: Ledger, load: Load, interrupted: Interrupte
     if STANDARD_INPUT in paths:
         raise SourceMissing(
             f"load {load.id}: its spool file {load.source.path} is gone, and standard input cannot be read again",
-            remedy="Pipe the same rows into the same command again.",
+            remedy="Pipe the same rows into the same command again."
+            if load.finished_at is None
+            else f"Its report in {load.report_dir} stays as it is; retry.csv there has the failed rows, to be loaded.",
         )
     with opened(config, paths, load.origin.reading, load.format, interrupted) as source:
         if fingerprint_file(source.path) != load.fingerprint:

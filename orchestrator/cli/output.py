@@ -20,7 +20,7 @@ from typing import Any, TextIO
 from orchestrator.adapters.salvage import Salvaged, Unreadable
 from orchestrator.checks import CheckLine
 from orchestrator.core.model import Load, Plan
-from orchestrator.core.origins import source_name, source_path
+from orchestrator.core.origins import STANDARD_INPUT, source_name, source_path
 from orchestrator.core.reasons import ReasonCount
 from orchestrator.core.verdicts import plain, without_addresses
 from orchestrator.core.worth import ReasonClass, class_of
@@ -215,11 +215,13 @@ def _last_words(result: LoadResult, retry: str) -> list[tuple[str, str]]:
 
 def _next_step(result: LoadResult, retry: str) -> str:
     """What to type, or to look at, now."""
-    totals = result.totals
+    totals, origin = result.totals, result.load.origin
     if totals.failed and result.unfound:
         return (
             f"look at {result.report_dir / 'report.html'}: the failed rows cannot be found any more to send them again"
         )
+    if totals.failed and any(one.path == STANDARD_INPUT for one in (origin.originals if origin else ())):
+        return f"load {result.report_dir / 'retry.csv'}, mended where need be: standard input cannot be read again"
     failures = [one for one in result.reasons if one.kind == "failure"]
     classes = {class_of(one.reason) for one in failures}
     if totals.failed and classes == {ReasonClass.PERMANENT}:

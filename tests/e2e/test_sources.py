@@ -7,6 +7,7 @@ import csv
 import gzip
 import json
 import lzma
+import re
 import shutil
 import signal
 import stat
@@ -183,6 +184,22 @@ def test_a_pipe_is_resumed_from_its_spool_file_and_recognised_when_it_comes_agai
         assert again.code == 0, again
         assert again.summary["already_finished"]
         assert spools(tmp_path) == []
+
+
+def test_failed_rows_of_a_pipe_are_advised_to_be_loaded_from_retry_csv(tmp_path: Path) -> None:
+    """Whoever is told to `retry` would be refused, and piping the rows again would change nothing."""
+    write_leads(tmp_path / "leads.csv", 50, bad_share=0.2)
+    content = (tmp_path / "leads.csv").read_bytes()
+    with shop(tmp_path, quick()) as market:
+        done = piped(market, content)
+        assert done.code == 3, done
+        folder = market.report().folder
+        (told,) = re.findall(r"^next: +load (.+), mended where need be: standard input cannot", done.err, re.M)
+        assert told == str(folder / "retry.csv")
+        retried = market.run("retry", folder.name)
+        assert retried.code == 66, retried
+        assert "retry.csv there has the failed rows" in retried.err
+        assert market.run("load", told).code == 3, "they are rows of a source"
 
 
 def test_a_process_that_dies_while_it_unpacks_leaves_nothing_that_stays(tmp_path: Path) -> None:
