@@ -87,10 +87,15 @@ def is_in_place(paths: Sequence[str], reading: Reading) -> bool:
 
 
 def loads_of(ledger: Ledger, paths: Sequence[str], reading: Reading, interrupted: Interrupted) -> list[Load]:
-    """The loads of these originals that the ledger knows, without converting anything."""
+    """The loads of these originals that the ledger knows, without converting anything; they are where they are now."""
     if STANDARD_INPUT in paths or not ledger.knows_spools() or is_in_place(paths, reading):
         return []
-    return ledger.loads_from(origin_sha256(sources.originals_of(paths, interrupted), reading))
+    originals = sources.originals_of(paths, interrupted)
+    return [
+        replace(load, origin=replace(load.origin, originals=originals))
+        for load in ledger.loads_from(origin_sha256(originals, reading))
+        if load.origin is not None
+    ]
 
 
 @contextmanager
