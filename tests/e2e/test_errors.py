@@ -436,6 +436,7 @@ def test_a_flag_that_the_object_cannot_take_is_refused(market: Shop) -> None:
     for flag, value, others, kind in (
         ("--list-id", "1001", ("--object", "members:1044", "--member-status", "On List"), "leads"),
         ("--partition", "Europe", ("--object", "customobjects:car_c"), "leads"),
+        ("--lookup-field", "vin", ("--object", "customobjects:car_c"), "leads"),
         ("--member-status", "On List", (), "members"),
     ):
         for command in ("load", "plan", "check"):
