@@ -700,7 +700,7 @@ def purge(config: Config, load: str, *, unfinished: bool = False) -> Load:
     with _ledger(config) as ledger:
         known = _known(ledger, load)
         purge_load(ledger, known, unfinished=unfinished)
-        intake.forget(ledger, known)
+        retrying.forget(ledger, known)
         return known
 
 
