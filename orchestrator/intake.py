@@ -87,10 +87,15 @@ def is_in_place(paths: Sequence[str], reading: Reading) -> bool:
 
 
 def loads_of(ledger: Ledger, paths: Sequence[str], reading: Reading, interrupted: Interrupted) -> list[Load]:
-    """The loads of these originals that the ledger knows, without converting anything."""
+    """The loads of these originals that the ledger knows, without converting anything; they are where they are now."""
     if STANDARD_INPUT in paths or not ledger.knows_spools() or is_in_place(paths, reading):
         return []
-    return ledger.loads_from(origin_sha256(sources.originals_of(paths, interrupted), reading))
+    originals = sources.originals_of(paths, interrupted)
+    return [
+        replace(load, origin=replace(load.origin, originals=originals))
+        for load in ledger.loads_from(origin_sha256(originals, reading))
+        if load.origin is not None
+    ]
 
 
 @contextmanager
@@ -137,7 +142,9 @@ def restored(config: Config, ledger: Ledger, load: Load, interrupted: Interrupte
     if STANDARD_INPUT in paths:
         raise SourceMissing(
             f"load {load.id}: its spool file {load.source.path} is gone, and standard input cannot be read again",
-            remedy="Pipe the same rows into the same command again.",
+            remedy="Pipe the same rows into the same command again."
+            if load.finished_at is None
+            else f"Its report in {load.report_dir} stays as it is; retry.csv there has the failed rows, to be loaded.",
         )
     with opened(config, paths, load.origin.reading, load.format, interrupted) as source:
         if fingerprint_file(source.path) != load.fingerprint:

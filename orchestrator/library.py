@@ -268,18 +268,21 @@ async def resume(
     world = world or World()
     clock = world.clock
     with await anyio.to_thread.run_sync(_ledger, config, world.connect) as ledger:
-        unfinished = [known for known in ledger.loads() if known.finished_at is None]
+        host = config.subscription_host
+        unfinished = [known for known in ledger.loads() if known.finished_at is None and known.subscription == host]
         if load is not None:
             found = _known(ledger, load)
         elif unfinished:
             found = unfinished[0]
         else:
             raise UnknownLoad(
-                f"ledger {ledger.path}: no load is interrupted", remedy="`orchestrator status` lists the loads."
+                f"ledger {ledger.path}: no load into {host} is interrupted",
+                remedy="`orchestrator status` lists the loads.",
             )
         if found.finished_at is not None:
             again = partial(_again, config, ledger, found, clock.now())
             return await anyio.to_thread.run_sync(again, limiter=world.heavy)
+        _check_subscription(config, found)
         options = LoadOptions(
             target=found.target,
             on_doubt=on_doubt or found.on_doubt,
@@ -341,12 +344,17 @@ def _retryable(config: Config, ledger: Ledger, load: str) -> Load:
             f"load {of.id} is not finished: rows of it may still be imported",
             remedy=f"Let it end first: orchestrator resume {of.id}",
         )
-    if of.subscription != config.subscription_host:
+    _check_subscription(config, of)
+    return of
+
+
+def _check_subscription(config: Config, load: Load) -> None:
+    """Its leads are for the subscription that they were loaded into, and its batches are known there only."""
+    if load.subscription != config.subscription_host:
         raise Misconfigured(
-            f"load {of.id} went to {of.subscription}, and marketo.base_url is {config.subscription_host}",
+            f"load {load.id} went to {load.subscription}, and marketo.base_url is {config.subscription_host}",
             remedy="Use the configuration (--config, --subscription) that it was loaded with.",
         )
-    return of
 
 
 def _retry_of(ledger: Ledger, of: Load, plan: Plan, force: bool) -> Load | LoadId:
@@ -649,7 +657,14 @@ def status(config: Config, load: str | None = None) -> list[LoadStatus]:
 
 def export(config: Config, load: str | None = None) -> Iterator[Salvaged | Unreadable]:
     """Everything that can be read of the ledger, also of one that is refused as damaged."""
-    return salvage(config.ledger_path, load)
+    found = False
+    for one in salvage(config.ledger_path, load):
+        found = True
+        yield one
+    if load is not None and not found:
+        raise UnknownLoad(
+            f"ledger {config.ledger_path}: no load {load!r}", remedy="`orchestrator status` lists the loads."
+        )
 
 
 def report(config: Config, load: str) -> LoadResult:
@@ -685,7 +700,7 @@ def purge(config: Config, load: str, *, unfinished: bool = False) -> Load:
     with _ledger(config) as ledger:
         known = _known(ledger, load)
         purge_load(ledger, known, unfinished=unfinished)
-        intake.forget(ledger, known)
+        retrying.forget(ledger, known)
         return known
 
 

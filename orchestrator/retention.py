@@ -104,19 +104,21 @@ def _owned(ledger: Ledger, load: Load) -> Iterator[None]:
 def _remove_files(ledger: Ledger, load: Load, collected: Iterable[str]) -> None:
     """What a report is made of, and the folders that are empty then.
 
-    Earlier releases let several loads report to one folder: its report is that of the load it names.
+    Earlier releases let several loads report to one folder: its report is that of the load it names. A load whose
+    report went elsewhere leaves its collected files behind.
     """
     for path in map(Path, collected):
         path.unlink(missing_ok=True)
     shared = any(other != load.id for other in ledger.reporting_to(load.report_dir))
     if shared and not _is_of(load):
         return
+    others = ledger.collected_by_others(load.collected_dir, load.id)
     for folder, names in ((Path(load.collected_dir), COLLECTED_FILES), (Path(load.report_dir), REPORT_FILES)):
         if not folder.is_dir() or (shared and names is COLLECTED_FILES):
             continue
         # report.json tells the age of a report: while anything of it is left, it is there.
         for path in sorted(folder.iterdir(), key=lambda path: path.name == "report.json"):
-            if names.fullmatch(path.name) and (path.is_file() or path.is_symlink()):
+            if names.fullmatch(path.name) and str(path) not in others and (path.is_file() or path.is_symlink()):
                 path.unlink()
         with suppress(OSError):  # something else lies there
             folder.rmdir()

@@ -335,6 +335,17 @@ class Ledger:
             if path is not None
         ]
 
+    def collected_by_others(self, folder: str, load_id: LoadId) -> set[str]:
+        """Files of other loads in this folder of collected files: their reports have moved on since."""
+        begins = f"{folder}/"
+        rows = self._all(
+            "SELECT failures_path, warnings_path FROM offers WHERE load_id <> ? "
+            "AND (substr(failures_path, 1, ?) = ? OR substr(warnings_path, 1, ?) = ?)",
+            load_id,
+            *(len(begins), begins) * 2,
+        )
+        return {str(path) for row in rows for path in row if path is not None}
+
     def holds_slot(self, load_id: LoadId) -> bool:
         """Is a batch of it in Marketo's queue, or may one be?"""
         return bool(self._all("SELECT 1 FROM chunks WHERE load_id = ? AND slot IS NOT NULL LIMIT 1", load_id))

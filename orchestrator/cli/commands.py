@@ -129,7 +129,8 @@ def _configure(options: argparse.Namespace, output: Output) -> Config:
 def _load_options(options: argparse.Namespace, config: Config) -> LoadOptions:
     report_dir = getattr(options, "report_dir", None)
     target = config.target()
-    for flag, kind in (("list_id", "leads"), ("partition", "leads"), ("member_status", "members")):
+    takes = {"lookup_field": "leads", "list_id": "leads", "partition": "leads", "member_status": "members"}
+    for flag, kind in takes.items():
         if getattr(options, flag) is not None and target.kind != kind:
             raise WrongArgument(
                 f"--{flag.replace('_', '-')} is for {kind} only, and this would import {config.imports.object}",

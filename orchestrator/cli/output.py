@@ -20,7 +20,7 @@ from typing import Any, TextIO
 from orchestrator.adapters.salvage import Salvaged, Unreadable
 from orchestrator.checks import CheckLine
 from orchestrator.core.model import Load, Plan
-from orchestrator.core.origins import source_name, source_path
+from orchestrator.core.origins import STANDARD_INPUT, source_name, source_path
 from orchestrator.core.reasons import ReasonCount
 from orchestrator.core.verdicts import plain, without_addresses
 from orchestrator.core.worth import ReasonClass, class_of
@@ -65,6 +65,10 @@ class Output:
     def error(self, error: OrchestratorError) -> None:
         """An expected error: message and remedy; never a traceback."""
         self.always(f"error: {error}")
+        self.json_error(error)
+
+    def json_error(self, error: OrchestratorError) -> None:
+        """The same for programs alone."""
         self.json("error", code=error.exit_code, message=error.message, remedy=error.remedy)
 
 
@@ -141,6 +145,8 @@ def show_result(output: Output, result: LoadResult, *, resume: str, retry: str) 
     stopped = result.interrupted or result.stopped is not None
     resumable = stopped and not isinstance(result.stopped, LoadBusy)
     reasons = [replace(one, reason=without_addresses(one.reason)) for one in result.reasons[:REASONS_IN_JSON]]
+    if result.stopped is not None:
+        output.json_error(result.stopped)
     output.json(
         "summary",
         load_id=result.load.id,
@@ -209,11 +215,13 @@ def _last_words(result: LoadResult, retry: str) -> list[tuple[str, str]]:
 
 def _next_step(result: LoadResult, retry: str) -> str:
     """What to type, or to look at, now."""
-    totals = result.totals
+    totals, origin = result.totals, result.load.origin
     if totals.failed and result.unfound:
         return (
             f"look at {result.report_dir / 'report.html'}: the failed rows cannot be found any more to send them again"
         )
+    if totals.failed and any(one.path == STANDARD_INPUT for one in (origin.originals if origin else ())):
+        return f"load {result.report_dir / 'retry.csv'}, mended where need be: standard input cannot be read again"
     failures = [one for one in result.reasons if one.kind == "failure"]
     classes = {class_of(one.reason) for one in failures}
     if totals.failed and classes == {ReasonClass.PERMANENT}:

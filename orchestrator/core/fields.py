@@ -102,7 +102,7 @@ def misfits(header: Sequence[str], known: Described, target: Target) -> list[Mis
         found += [Misfit(key, note, refuses=True) for key in known.dedupe if key not in header]
     for name in header:
         field = known.named(name)
-        if field is None and name not in NOT_DESCRIBED and name != target.lookup_field:
+        if field is None and name not in NOT_DESCRIBED and name not in keys:
             hint = _hint(name, known, likely=len(found) < LIKENED)
             found.append(Misfit(name, f"Marketo has no such field and will ignore the column{hint}"))
         elif field is not None and not field.updateable and name not in keys:

@@ -81,6 +81,13 @@ def test_a_custom_object_needs_all_its_dedupe_fields() -> None:
     assert [(column, refuses) for column, _, refuses in notes("make", target=target, known=cars)] == [("vin", True)]
 
 
+def test_a_custom_object_is_not_looked_up_by_email() -> None:
+    """Its column of that name is as unknown as any other."""
+    cars = Described((Field("vin", "VIN", "string", 255, True),), ("vin",))
+    ((column, note, _),) = notes("vin", "email", target=Target(kind="customobjects", name="car_c"), known=cars)
+    assert (column, note) == ("email", "Marketo has no such field and will ignore the column")
+
+
 def test_program_members_and_unknown_fields_are_let_be() -> None:
     """Nothing is said where nothing is known."""
     assert notes("anything", target=Target(kind="members", name="1")) == []

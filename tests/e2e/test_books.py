@@ -133,6 +133,24 @@ def test_a_report_stays_when_what_its_rows_are_found_from_is_gone(tmp_path: Path
         assert (folder / "report.csv").read_bytes().count(b"\n") == 1
 
 
+def test_a_folder_that_a_report_has_left_keeps_what_was_collected_there(tmp_path: Path) -> None:
+    """The report is wanted elsewhere, and the folder is named again for another load, which is purged later."""
+    write_leads(tmp_path / "leads.csv", 50, bad_share=0.2)
+    write_leads(tmp_path / "others.csv", 40, bad_share=0.2)
+    with shop(tmp_path, quick()) as market:
+        for file, folder in (("leads.csv", "desk"), ("leads.csv", "shelf"), ("others.csv", "desk")):
+            assert market.run("load", file, "--report-dir", folder).code == 3
+        other = json.loads((tmp_path / "desk" / "report.json").read_bytes())["load_id"]
+        assert market.run("purge", other).code == 0
+        assert not (tmp_path / "desk" / "report.csv").exists()
+        load = json.loads((tmp_path / "shelf" / "report.json").read_bytes())["load_id"]
+        again = market.run("report", load)
+        assert again.code == 3, again
+        assert "note:" not in again.err
+        assert market.run("purge", load).code == 0
+        assert not list((tmp_path / "desk").rglob("*.csv"))
+
+
 def test_a_report_of_a_load_that_is_not_finished_says_so(tmp_path: Path) -> None:
     """3 would tell a script that all is over, and that the rest was lost."""
     write_leads(tmp_path / "leads.csv", 4_000, bad_share=0)

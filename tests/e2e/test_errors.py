@@ -240,7 +240,7 @@ def test_a_load_that_was_mistyped_is_2_and_said_to_be_none_or_several(tmp_path: 
         for name in ("aa1", "aa2", "aa3", "aa4", "ab1"):
             ledger.add_load(replace(case.load, id=LoadId(name), report_dir=name), case.plan)
     with shop(tmp_path) as market:
-        for command in (["status"], ["report"], ["purge"], ["retry", "--dry-run"], ["resume"]):
+        for command in (["status"], ["report"], ["purge"], ["retry", "--dry-run"], ["resume"], ["export"]):
             none = market.run(*command, "zz")
             assert none.code == 2, none
             assert_plain(none.err)
@@ -251,6 +251,22 @@ def test_a_load_that_was_mistyped_is_2_and_said_to_be_none_or_several(tmp_path: 
             if shown:
                 assert f"the ids of several loads begin with {typed!r}: {shown}\n" in several.err
                 assert "Type more of the id" in several.err
+
+
+def test_why_a_load_stopped_is_told_to_programs_too(tmp_path: Path) -> None:
+    """A scheduler reads stdout: its log must have the reason, and not the code alone."""
+    (tmp_path / "good.csv").write_bytes(GOOD)
+    with shop(tmp_path) as market:
+        for command in (["load", "good.csv", "--list-id", "999999"], ["resume"]):
+            stopped = market.run(*command, "--json")
+            assert stopped.code == 78, stopped
+            error, summary = map(json.loads, stopped.out.splitlines()[-2:])
+            assert (error["type"], error["code"], error["schema"]) == ("error", 78, 1)
+            assert f"stopped: {error['message']}\n  {error['remedy']}\n" in stopped.err
+            assert summary["exit_code"] == 78
+        unfinished = market.run("report", summary["load_id"], "--json")
+        assert unfinished.code == 75, unfinished
+        assert [json.loads(line)["type"] for line in unfinished.out.splitlines()] == ["error", "summary"]
 
 
 def test_a_corrupt_ledger_is_78_and_left_as_it_is(market: Shop) -> None:
@@ -421,6 +437,7 @@ def test_a_flag_that_the_object_cannot_take_is_refused(market: Shop) -> None:
     for flag, value, others, kind in (
         ("--list-id", "1001", ("--object", "members:1044", "--member-status", "On List"), "leads"),
         ("--partition", "Europe", ("--object", "customobjects:car_c"), "leads"),
+        ("--lookup-field", "vin", ("--object", "customobjects:car_c"), "leads"),
         ("--member-status", "On List", (), "members"),
     ):
         for command in ("load", "plan", "check"):

@@ -396,3 +396,20 @@ def test_a_source_that_vanishes_in_mid_load_leaves_no_doubt(tmp_path: Path) -> N
         done = market.run("resume", "--json")
         assert done.code == 0, done
         assert done.summary["doubts"] == 0
+
+
+def test_a_load_is_not_resumed_into_another_subscription(tmp_path: Path) -> None:
+    """Its leads are somebody's: a --subscription that was forgotten must not show them to somebody else."""
+    write_leads(tmp_path / "leads.csv", 300, bad_share=0)
+    with shop(tmp_path, quick(seconds_per_job=2.0)) as market, shop(tmp_path, quick()) as other:
+        stopped = market.run("load", "leads.csv", "--max-wait", "1s", "--json")
+        assert stopped.code == 75, stopped
+        elsewhere = other.simulator.base_url
+        unnamed = market.run("resume", ORCHESTRATOR_MARKETO__BASE_URL=elsewhere)
+        assert unnamed.code == 2, unnamed
+        assert "is interrupted" in unnamed.err
+        named = market.run("resume", stopped.summary["load_id"], ORCHESTRATOR_MARKETO__BASE_URL=elsewhere)
+        assert named.code == 78, named
+        assert "--subscription" in named.err
+        assert sum(other.simulator.truth()["calls"].values()) == 0
+        assert market.run("resume").code == 0

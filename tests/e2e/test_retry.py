@@ -243,6 +243,19 @@ def test_killed_in_mid_retry_the_same_command_goes_on(tmp_path: Path) -> None:
         assert lead_data_left(market) == []
 
 
+def test_a_retry_that_is_given_up_leaves_no_lead_behind(tmp_path: Path) -> None:
+    """Whoever purges it wants its rows gone now, and not when the next load begins."""
+    (tmp_path / "leads.csv").write_text(SOURCE, newline="")
+    with shop(tmp_path, quick()) as market:
+        first = loaded(market)
+        stopped = market.run("retry", first, "--reasons", "all", "--json", ORCHESTRATOR_MARKETO__CLIENT_SECRET="wrong")
+        assert stopped.code == 77, stopped
+        assert lead_data_left(market), "its rows are still to be sent"
+        purged = market.run("purge", stopped.summary["load_id"], "--unfinished")
+        assert purged.code == 0, purged
+        assert lead_data_left(market) == []
+
+
 def test_a_spool_that_is_gone_is_written_again_or_nothing_is_sent(tmp_path: Path) -> None:
     """The spool is ours and may be swept; other rows under its name would be sent in place of the failed ones."""
     write_leads(tmp_path / "leads.csv", 1_000, bad_share=0)

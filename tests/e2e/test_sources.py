@@ -7,6 +7,7 @@ import csv
 import gzip
 import json
 import lzma
+import re
 import shutil
 import signal
 import stat
@@ -183,6 +184,41 @@ def test_a_pipe_is_resumed_from_its_spool_file_and_recognised_when_it_comes_agai
         assert again.code == 0, again
         assert again.summary["already_finished"]
         assert spools(tmp_path) == []
+
+
+def test_originals_that_have_moved_are_read_where_they_are_now(tmp_path: Path) -> None:
+    """A load is known by its content: its command with the new name is as good as the old one, and so is a retry."""
+    write_leads(tmp_path / "leads.csv", 50, bad_share=0.2)
+    (tmp_path / "leads.csv.gz").write_bytes(gzip.compress((tmp_path / "leads.csv").read_bytes()))
+    with shop(tmp_path, quick()) as market:
+        assert market.run("load", "leads.csv.gz").code == 3
+        folder = market.report().folder
+        before = (folder / "report.csv").read_bytes()
+        (folder / "report.csv").unlink()
+        (tmp_path / "leads.csv.gz").rename(tmp_path / "done.csv.gz")
+        again = market.run("load", "done.csv.gz", "--json")
+        assert again.code == 3, again
+        assert again.summary["already_finished"]
+        assert (folder / "report.csv").read_bytes() == before
+        assert market.report().json["source"]["name"] == "done.csv.gz"
+        assert market.run("retry", folder.name, "--reasons", "all").code == 3
+        assert spools(tmp_path) == []
+
+
+def test_failed_rows_of_a_pipe_are_advised_to_be_loaded_from_retry_csv(tmp_path: Path) -> None:
+    """Whoever is told to `retry` would be refused, and piping the rows again would change nothing."""
+    write_leads(tmp_path / "leads.csv", 50, bad_share=0.2)
+    content = (tmp_path / "leads.csv").read_bytes()
+    with shop(tmp_path, quick()) as market:
+        done = piped(market, content)
+        assert done.code == 3, done
+        folder = market.report().folder
+        (told,) = re.findall(r"^next: +load (.+), mended where need be: standard input cannot", done.err, re.M)
+        assert told == str(folder / "retry.csv")
+        retried = market.run("retry", folder.name)
+        assert retried.code == 66, retried
+        assert "retry.csv there has the failed rows" in retried.err
+        assert market.run("load", told).code == 3, "they are rows of a source"
 
 
 def test_a_process_that_dies_while_it_unpacks_leaves_nothing_that_stays(tmp_path: Path) -> None:

@@ -258,14 +258,16 @@ class _Reader:
         self, name: str, inner: str, head: bytes, blocks: Iterator[bytes], path: Path | None, *, packed_once: bool
     ) -> _Content:
         kind = packed.packed_as(head)
-        if (kind or head.startswith(ZIP_SIGNATURES)) and packed_once:
-            raise ArchiveUnsound(f"{name}: what is packed is packed again", remedy="Unpack it once.")
+        if kind and packed_once:
+            raise _packed_twice(name)
         if kind:
             return self._within(name, inner.rpartition(".")[0] or inner, packed.unpack(kind, blocks, name))
         if head.startswith(ZIP_SIGNATURES):
             path = path or self._to_file(blocks)
             if _is_workbook(path):
                 return _Content(name, inner, "workbook", iter(()), path)
+            if packed_once:
+                raise _packed_twice(name)
             member, blocks = packed.member_of(path, name)
             return self._within(name, member, blocks)
         if head.startswith(PARQUET):
@@ -291,6 +293,10 @@ class _Reader:
 
     def _temporary(self) -> Spool:
         return self._undo.enter_context(Spool(self._folder, bytes_max=self._bytes_max, name=self.now))
+
+
+def _packed_twice(name: str) -> ArchiveUnsound:
+    return ArchiveUnsound(f"{name}: what is packed is packed again", remedy="Unpack it once.")
 
 
 def _is_workbook(path: Path) -> bool:

@@ -51,6 +51,11 @@ def transcoded(blocks: Iterator[bytes], codec: str, name: str) -> Iterator[bytes
                 f"{name}: byte {byte:,} ({rows.place()}) is not {codec}; nothing was sent",
                 remedy="Say the right one with --encoding, or mend the file.",
             ) from error
+        except UnicodeError:  # says no place: UTF-16 without a mark. Its text may quote a value.
+            raise UnknownEncoding(
+                f"{name}: it cannot be read as {codec}; nothing was sent",
+                remedy="Say the right one with --encoding; UTF-16 without a byte order mark is utf-16-le or utf-16-be.",
+            ) from None
         at += len(block)
         if "\0" in text:
             rows.feed(text[: text.index("\0")])

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from adapters.sources.made import spooled, zipped
+from adapters.sources.made import sheet, spooled, text, workbook, zipped
 from backports import zstd
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -165,9 +165,19 @@ def test_a_zip_archive_that_lies_about_its_size_is_refused(tmp_path: Path) -> No
         spooled(tmp_path, put(tmp_path, "a.zip", content))
 
 
+def test_a_packed_workbook_is_read(tmp_path: Path) -> None:
+    """It is a ZIP archive itself, which nobody who sends one by mail would think of."""
+    book = workbook(tmp_path / "a.xlsx", {"Leads": sheet([(1, [text("email")]), (2, [text("x@y.de")])])}).read_bytes()
+    for path in (put(tmp_path, "a.xlsx.gz", gzip.compress(book)), zipped(tmp_path / "a.zip", {"a.xlsx": book})):
+        assert spooled(tmp_path, path).rows == [["email"], ["x@y.de"]]
+
+
 def test_what_is_packed_twice_is_refused(tmp_path: Path) -> None:
     """One layer is unpacked; layers are how bombs nest."""
     with pytest.raises(ArchiveUnsound, match="packed again"):
         spooled(tmp_path, put(tmp_path, "a.gz", gzip.compress(gzip.compress(TEXT))))
     with pytest.raises(ArchiveUnsound, match="packed again"):
         spooled(tmp_path, zipped(tmp_path / "a.zip", {"a.gz": zlib.compress(b"")[:0] + gzip.compress(TEXT)}))
+    inside = zipped(tmp_path / "inside.zip", {"a.csv": TEXT}).read_bytes()
+    with pytest.raises(ArchiveUnsound, match="packed again"):
+        spooled(tmp_path, put(tmp_path, "b.gz", gzip.compress(inside)))

@@ -71,6 +71,15 @@ def test_utf_16_that_is_cut_in_a_character_is_refused(tmp_path: Path) -> None:
         spooled(tmp_path, put(tmp_path, "a.csv", "email\nx".encode("utf-16")[:-1]))
 
 
+@pytest.mark.parametrize("encoding", ["utf-16", "punycode"])
+def test_an_encoding_that_fails_without_saying_where_is_refused(tmp_path: Path, encoding: str) -> None:
+    """Python says no place where a mark is missing, and quotes what it met of others."""
+    with pytest.raises(UnknownEncoding, match=f"a.csv: it cannot be read as {encoding}; nothing was sent") as caught:
+        spooled(tmp_path, put(tmp_path, "a.csv", b"email,a\nann@example.com,1\n"), encoding=encoding)
+    assert "utf-16-le" in caught.value.remedy
+    assert caught.value.__cause__ is None
+
+
 @pytest.mark.parametrize("content", ["email\nx\n".encode("utf-16-le"), "email\nx\n".encode("utf-32")])
 def test_a_wrong_encoding_is_seen_by_its_nul(tmp_path: Path, content: bytes) -> None:
     """Every byte is a letter of latin-1: only NUL betrays it."""
