@@ -60,6 +60,9 @@ def paths_of(named: Sequence[str]) -> list[str]:
             raise SourceMissing(f"{name}: no file has such a name", remedy="Check the pattern.")
         for path in found:
             try:
+                if Path(path).is_fifo():  # that of a shell's `<(…)` has no path to resolve
+                    remedy = "Give it to the command as its standard input, and name that: -"
+                    raise SourceMissing(f"{path}: this is a pipe", remedy=remedy)
                 paths.append(str(Path(path).resolve(strict=True)))
             except (OSError, RuntimeError) as error:  # up to Python 3.12, links in a circle are a RuntimeError
                 why = error.strerror if isinstance(error, OSError) else os.strerror(errno.ELOOP)

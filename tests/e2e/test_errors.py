@@ -92,6 +92,8 @@ def test_a_source_that_is_not_there_is_66(market: Shop, source: str) -> None:
     assert Path(source).name in done.err
     if source == ".":
         assert "'*.csv'" in done.err, "the files in it are what was meant"
+    if source == "fifo":
+        assert "name that: -" in done.err
 
 
 def test_wrong_arguments_are_2(market: Shop) -> None:
