@@ -148,7 +148,12 @@ class Supervisor:
         delivery = self.open[delivery_id]
         run = self.running.get(delivery_id)
         if run is None and delivery.load_id is None:
-            await self._end(delivery, "failed", why="cancelled before anything was sent", cancelled=True)
+            del self.open[delivery_id]  # nothing may start or change it while it is put away
+            try:
+                await self._end(delivery, "failed", why="cancelled before anything was sent", cancelled=True)
+            except BaseException:
+                self.add(delivery)
+                raise
             return
         await self._change(delivery_id, cancelled=True, paused=False, not_before=0.0, why="cancelled")
         if run is not None:

@@ -1,0 +1,107 @@
+"""Deliveries that are changed in the very moment in which something else becomes of them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import anyio
+import anyio.from_thread
+import pytest
+
+from orchestrator import library
+from orchestrator.daemon.deliveries import Deliveries, Delivery
+from orchestrator.daemon.events import Changes
+from orchestrator.daemon.records import Records
+from orchestrator.daemon.setup import SetupSource
+from orchestrator.daemon.supervisor import Supervisor
+from orchestrator.errors import SourceMissing, WorkFailing
+from orchestrator.library import World
+
+ENVIRONMENT = {
+    "ORCHESTRATOR_MARKETO__BASE_URL": "http://127.0.0.1:1",
+    "ORCHESTRATOR_MARKETO__CLIENT_ID": "demo-client",
+    "ORCHESTRATOR_MARKETO__CLIENT_SECRET": "demo-secret",
+}
+
+
+@pytest.fixture
+def deliveries(tmp_path: Path) -> Deliveries:
+    made = Deliveries(tmp_path / "work", tmp_path / "done", tmp_path / "failed")
+    for folder in (made.work, made.done, made.failed):
+        folder.mkdir()
+    return made
+
+
+@asynccontextmanager
+async def supervised(tmp_path: Path, deliveries: Deliveries) -> AsyncIterator[Supervisor]:
+    """A supervisor that runs for as long as the block lasts."""
+    ledger = {"ORCHESTRATOR_STATE__LEDGER": f"sqlite:///{tmp_path}/ledger.db"}
+    setup = SetupSource(None, {**ENVIRONMENT, **ledger}, {}).read()
+    records = Records(setup.main)
+    one = Supervisor(deliveries, records, lambda: setup, World(), Changes())
+    try:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(one.run)
+            yield one
+            one.stop()
+    finally:
+        records.close()
+
+
+def waiting(deliveries: Deliveries, **known: Any) -> Delivery:
+    """A delivery with its file, that is tried again later."""
+    delivery = deliveries.begin("leads.csv", time.time(), "open", **known)
+    deliveries.path(delivery).write_text("email\na@example.com\n")
+    return delivery
+
+
+async def test_a_delivery_that_is_due_while_it_is_cancelled_is_not_begun(
+    tmp_path: Path, deliveries: Deliveries, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was loaded from under the feet of whoever cancelled it, and then the daemon ended by it."""
+    begun: list[Path] = []
+
+    async def load(_: object, source: Path, *__: object, **___: object) -> None:
+        begun.append(source)
+        raise SourceMissing(f"{source}: no such file", remedy="")
+
+    monkeypatch.setattr(library, "load", load)
+    delivery = waiting(deliveries, not_before=time.time() + 1_000.0)
+    async with supervised(tmp_path, deliveries) as supervisor:
+        supervisor.add(delivery)
+        end = deliveries.end
+
+        def end_slowly(*arguments: Any, **known: Any) -> Delivery:
+            anyio.from_thread.run_sync(supervisor.try_again)  # SIGHUP, or its time has come
+            time.sleep(0.2)
+            return end(*arguments, **known)
+
+        monkeypatch.setattr(deliveries, "end", end_slowly)
+        await supervisor.cancel(delivery.id)
+    assert not begun
+    assert not supervisor.open
+    assert [one.id for one in deliveries.ended(9)] == [delivery.id]
+
+
+async def test_a_delivery_that_cannot_be_put_away_is_still_there(
+    tmp_path: Path, deliveries: Deliveries, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The disk is full just when it is cancelled: it can be cancelled again."""
+
+    def end(*_: object, **__: object) -> Delivery:
+        raise OSError(28, "No space left on device")
+
+    delivery = waiting(deliveries, not_before=time.time() + 1_000.0)
+    async with supervised(tmp_path, deliveries) as supervisor:
+        supervisor.add(delivery)
+        with monkeypatch.context() as full:
+            full.setattr(deliveries, "end", end)
+            with pytest.raises(WorkFailing, match="No space"):
+                await supervisor.cancel(delivery.id)
+        assert supervisor.open == {delivery.id: delivery}
+        await supervisor.cancel(delivery.id)
+    assert not supervisor.open
