@@ -25,6 +25,7 @@ import structlog
 from orchestrator import library
 from orchestrator.core.model import Priority
 from orchestrator.core.verdicts import plain
+from orchestrator.core.worth import class_of
 from orchestrator.daemon.deliveries import Deliveries, Delivery
 from orchestrator.daemon.events import Changes
 from orchestrator.daemon.inbox import is_written
@@ -274,9 +275,14 @@ class Supervisor:
                 **totals,
             )
             reasons = [{**asdict(one), "reason": plain(one.reason)} for one in result.reasons[:REASONS_KEPT]]
+            failures: Counter[str] = Counter()  # by all reasons, not by the commonest only
+            for one in result.reasons:
+                if one.kind == "failure":
+                    failures[str(class_of(one.reason))] += one.rows
             kept = {
                 "totals": totals,
                 "reasons": reasons,
+                "failures": dict(failures),
                 "report_dir": str(result.report_dir),
                 "seconds": round(result.seconds, 3),
                 "doubts": result.doubts,

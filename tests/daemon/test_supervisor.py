@@ -6,6 +6,7 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import anyio
@@ -13,13 +14,16 @@ import anyio.from_thread
 import pytest
 
 from orchestrator import library
+from orchestrator.core.model import Totals
+from orchestrator.core.reasons import ReasonCount
 from orchestrator.daemon.deliveries import Deliveries, Delivery
 from orchestrator.daemon.events import Changes
+from orchestrator.daemon.metrics import Counters
 from orchestrator.daemon.records import Records
 from orchestrator.daemon.setup import SetupSource
-from orchestrator.daemon.supervisor import Supervisor
+from orchestrator.daemon.supervisor import Ended, Supervisor
 from orchestrator.errors import SourceMissing, WorkFailing
-from orchestrator.library import World
+from orchestrator.library import LoadResult, World
 
 ENVIRONMENT = {
     "ORCHESTRATOR_MARKETO__BASE_URL": "http://127.0.0.1:1",
@@ -37,12 +41,14 @@ def deliveries(tmp_path: Path) -> Deliveries:
 
 
 @asynccontextmanager
-async def supervised(tmp_path: Path, deliveries: Deliveries) -> AsyncIterator[Supervisor]:
+async def supervised(
+    tmp_path: Path, deliveries: Deliveries, ended: Ended = lambda _: None
+) -> AsyncIterator[Supervisor]:
     """A supervisor that runs for as long as the block lasts."""
     ledger = {"ORCHESTRATOR_STATE__LEDGER": f"sqlite:///{tmp_path}/ledger.db"}
     setup = SetupSource(None, {**ENVIRONMENT, **ledger}, {}).read()
     records = Records(setup.main)
-    one = Supervisor(deliveries, records, lambda: setup, World(), Changes())
+    one = Supervisor(deliveries, records, lambda: setup, World(), Changes(), ended=ended)
     try:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(one.run)
@@ -105,3 +111,28 @@ async def test_a_delivery_that_cannot_be_put_away_is_still_there(
         assert supervisor.open == {delivery.id: delivery}
         await supervisor.cancel(delivery.id)
     assert not supervisor.open
+
+
+async def test_failed_rows_are_counted_by_all_their_reasons(
+    tmp_path: Path, deliveries: Deliveries, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A reason that quotes the row is another one in each: beyond the twenty that are kept, none were counted."""
+    totals = Totals(rows=50, imported=5, failed=45, warned=0, rejected=0, unsent=0, unknown=0)
+    reasons = tuple(ReasonCount("failure", f"Invalid data type in field {row}", 1, None, row) for row in range(45))
+
+    async def load(*_: object, **__: object) -> LoadResult:
+        known = SimpleNamespace(id="0123456789ab")
+        return LoadResult(known, totals, 3, tmp_path / "report", reasons)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(library, "load", load)
+    counters, over = Counters(), anyio.Event()
+
+    def ended(delivery: Delivery) -> None:
+        counters.ended(delivery)
+        over.set()
+
+    async with supervised(tmp_path, deliveries, ended) as supervisor:
+        supervisor.add(waiting(deliveries))
+        with anyio.fail_after(20):
+            await over.wait()
+    assert counters.failures == {"permanent": 45, "transient": 0, "unknown": 0}
