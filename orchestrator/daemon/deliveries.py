@@ -195,10 +195,10 @@ class Deliveries:
             return None
         return delivery
 
-    def prune(self, before: float, uploaded_before: float) -> Iterator[Delivery]:
-        """Remove what ended before a time, and uploads of before another that nobody made a load of.
+    def old(self, before: float, uploaded_before: float) -> Iterator[Delivery]:
+        """What ended before a time, and uploads of before another that nobody made a load of.
 
-        Their files hold lead data.
+        Their files hold lead data: they are to be forgotten.
         """
         for root in (self.done, self.failed, self.work):
             for folder in list(root.iterdir()):
@@ -206,7 +206,6 @@ class Deliveries:
                     continue
                 ended = delivery.ended_at is not None and delivery.ended_at < before
                 if ended or (delivery.stage == "uploaded" and delivery.taken_at < uploaded_before):
-                    shutil.rmtree(folder, ignore_errors=True)
                     yield delivery
 
     def _folder(self, delivery: Delivery, *, final: bool = False) -> Path:

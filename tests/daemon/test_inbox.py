@@ -296,7 +296,11 @@ def test_old_deliveries_are_removed_with_their_files(place: Place) -> None:
     new = place.deliveries.begin("new.csv", NOW, "open")
     place.deliveries.end(new, "failed", NOW + 100, exit_code=65)
     uploaded = place.deliveries.begin("up.csv", NOW, "uploaded")
-    assert {one.id for one in place.deliveries.prune(NOW + 50, NOW + 50)} == {old.id, uploaded.id}
+    found = list(place.deliveries.old(NOW + 50, NOW + 50))
+    assert {one.id for one in found} == {old.id, uploaded.id}
+    for one in found:
+        place.deliveries.forget(one)
+    assert list(place.deliveries.work.glob("*/*")) == []
     assert [one.id for one in place.deliveries.ended(10)] == [new.id]
     assert place.deliveries.find_ended("../" + new.id) is None
     assert place.deliveries.find_ended(new.id) is not None
