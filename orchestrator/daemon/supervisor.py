@@ -23,7 +23,7 @@ import anyio.to_thread
 import structlog
 
 from orchestrator import library
-from orchestrator.core.model import Priority
+from orchestrator.core.model import LoadId, Priority
 from orchestrator.core.verdicts import plain
 from orchestrator.core.worth import class_of
 from orchestrator.daemon.deliveries import Deliveries, Delivery
@@ -70,6 +70,8 @@ class RunningLoad:
     """One load under way in this process. subscription: its name in the configuration."""
 
     subscription: str
+    priority: Priority | None = None
+    """That it was begun with."""
     stop: StopRequest = field(default_factory=StopRequest)
     progress: Progress | None = None
 
@@ -108,9 +110,9 @@ class Supervisor:
 
     async def run(self) -> None:
         """Until `stop`, and until every load has written down where it stands."""
-        async with anyio.create_task_group() as tasks:
+        async with anyio.create_task_group() as self._tasks:
             while not self._stopping or self.running:
-                wake_at = self._start_due(tasks)
+                wake_at = self._start_due()
                 with anyio.move_on_after(max(0.0, wake_at - self._world.clock.now())):
                     await self._woken.wait()
                 if self._woken.is_set():
@@ -169,9 +171,16 @@ class Supervisor:
             await self._records.ask(self._records.ledger.set_priority, delivery.load_id, priority)
         self._wake()
 
+    async def _prioritise_late(self, delivery_id: str, load_id: LoadId) -> None:
+        """It was changed while the load was planned or begun again: the ledger had no such load, or got the old one."""
+        delivery = self.open.get(delivery_id)
+        if delivery is not None:
+            with suppress(OrchestratorError):  # its load meets the same trouble, and begins with it the next time
+                await self._records.ask(self._records.ledger.set_priority, load_id, delivery.settings["priority"])
+
     # --- one load -----------------------------------------------------------------------------------------
 
-    def _start_due(self, tasks: anyio.abc.TaskGroup) -> float:
+    def _start_due(self) -> float:
         """Start what may be started; returns when to look again."""
         now, wake_at = self._world.clock.now(), float("inf")
         if self._stopping:
@@ -184,10 +193,10 @@ class Supervisor:
                 wake_at = min(wake_at, delivery.not_before)
             elif running[subscription] < self._setup().daemon.loads_at_once:
                 running[subscription] += 1
-                self.running[delivery.id] = run = RunningLoad(subscription)
+                self.running[delivery.id] = run = RunningLoad(subscription, delivery.settings.get("priority"))
                 if delivery.cancelled:
                     run.stop.cancel()
-                tasks.start_soon(self._carry, delivery, run)
+                self._tasks.start_soon(self._carry, delivery, run)
         return wake_at
 
     async def _carry(self, delivery: Delivery, run: RunningLoad) -> None:
@@ -248,6 +257,8 @@ class Supervisor:
         return await library.load(config, path, options, observer=observe, stop=run.stop, world=world)
 
     def _observe(self, delivery_id: str, run: RunningLoad, host: str, progress: Progress) -> None:
+        if run.progress is None and self.open[delivery_id].settings.get("priority") != run.priority:
+            self._tasks.start_soon(self._prioritise_late, delivery_id, progress.load_id)
         run.progress = progress
         self._progressed(delivery_id, host, progress)
         if progress.calls_left is not None:

@@ -1,4 +1,4 @@
-"""Deliveries that are changed in the very moment in which something else becomes of them."""
+"""Deliveries that are changed in the very moment in which something else becomes of them, and what is counted."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import anyio.from_thread
 import pytest
 
 from orchestrator import library
-from orchestrator.core.model import Totals
+from orchestrator.core.model import LoadId, Totals
 from orchestrator.core.reasons import ReasonCount
 from orchestrator.daemon.deliveries import Deliveries, Delivery
 from orchestrator.daemon.events import Changes
@@ -23,7 +23,8 @@ from orchestrator.daemon.records import Records
 from orchestrator.daemon.setup import SetupSource
 from orchestrator.daemon.supervisor import Ended, Supervisor
 from orchestrator.errors import SourceMissing, WorkFailing
-from orchestrator.library import LoadResult, World
+from orchestrator.library import LoadResult, Observer, World
+from orchestrator.runner.loop import Progress
 
 ENVIRONMENT = {
     "ORCHESTRATOR_MARKETO__BASE_URL": "http://127.0.0.1:1",
@@ -63,6 +64,29 @@ def waiting(deliveries: Deliveries, **known: Any) -> Delivery:
     delivery = deliveries.begin("leads.csv", time.time(), "open", **known)
     deliveries.path(delivery).write_text("email\na@example.com\n")
     return delivery
+
+
+def progress(started_at: float, bytes_sent: int, calls_made: int) -> Progress:
+    return Progress(
+        load_id=LoadId("0123456789ab"),
+        source_name="leads.csv",
+        now=started_at + 1.0,
+        started_at=started_at,
+        rows=9,
+        rows_settled=0,
+        rows_settled_before=0,
+        imported=0,
+        failed=0,
+        warned=0,
+        chunks=1,
+        chunks_by_state={},
+        slots_used=0,
+        slots_limit=10,
+        bytes_sent=bytes_sent,
+        eta_s=None,
+        waiting_for="",
+        calls_made=calls_made,
+    )
 
 
 async def test_a_delivery_that_is_due_while_it_is_cancelled_is_not_begun(
@@ -136,3 +160,42 @@ async def test_failed_rows_are_counted_by_all_their_reasons(
         with anyio.fail_after(20):
             await over.wait()
     assert counters.failures == {"permanent": 45, "transient": 0, "unknown": 0}
+
+
+async def test_a_priority_that_is_given_while_the_load_is_planned_is_minded(
+    tmp_path: Path, deliveries: Deliveries, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Large files take a minute: their load began with the old one, and the page showed the new."""
+    planning, planned, said = anyio.Event(), anyio.Event(), anyio.Event()
+    minded: list[tuple[str, str]] = []
+
+    async def load(*_: object, observer: Observer, **__: object) -> LoadResult:
+        planning.set()
+        await planned.wait()
+        observer(progress(1.0, 0, 1))
+        await said.wait()
+        raise SourceMissing("over", remedy="")
+
+    def set_priority(load_id: str, priority: str) -> None:
+        minded.append((load_id, priority))
+        anyio.from_thread.run_sync(said.set)
+
+    monkeypatch.setattr(library, "load", load)
+    async with supervised(tmp_path, deliveries) as supervisor:
+        monkeypatch.setattr(supervisor._records.ledger, "set_priority", set_priority)
+        delivery = waiting(deliveries)
+        supervisor.add(delivery)
+        with anyio.fail_after(20):
+            await planning.wait()
+            await supervisor.prioritise(delivery.id, "high")
+            planned.set()
+            await said.wait()
+    assert minded == [("0123456789ab", "high")]
+
+
+def test_the_calls_of_each_run_of_a_delivery_are_counted() -> None:
+    """A run that was seen first with as many as the one before had made none, by the counter."""
+    counters = Counters()
+    for run in (progress(1.0, 0, 2), progress(1.0, 500, 3), progress(20.0, 500, 3), progress(40.0, 700, 5)):
+        counters.progressed("a delivery", "host", run)
+    assert (counters.calls["host"], counters.bytes["host"]) == (3 + 3 + 5, 500 + 500 + 700)
