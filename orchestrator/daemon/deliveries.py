@@ -157,7 +157,9 @@ class Deliveries:
                 continue
             delivery = _read(folder)
             begun = delivery is not None and delivery.stage in ("taking", "uploaded")
-            if delivery is None or (begun and not (folder / delivery.file).exists()):
+            if delivery is None and not {path.name for path in folder.iterdir()} <= {RECORD, RECORD + ".part"}:
+                log.error("delivery.unreadable", delivery=folder.name)  # its file may be the only one
+            elif delivery is None or (begun and not (folder / delivery.file).exists()):
                 shutil.rmtree(folder, ignore_errors=True)  # it never began: the file is where it was
                 log.info("delivery.forgotten", delivery=folder.name)
             elif delivery.stage in ("done", "failed"):
