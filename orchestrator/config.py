@@ -108,10 +108,14 @@ class MarketoSection(_Section):
     client_secret_file: Path | None = None
 
 
+LIST_ID_MAX = 2**63 - 1
+"""What the ledger can hold."""
+
+
 class ImportSection(_Section):
     object: Annotated[str, AfterValidator(_target_text)] = "leads"
     lookup_field: str = Field("email", min_length=1)
-    list_id: int | None = Field(None, ge=1)
+    list_id: int | None = Field(None, ge=1, le=LIST_ID_MAX)
     partition_name: str | None = Field(None, min_length=1)
     member_status: str | None = Field(None, min_length=1)
     tag_rows: Literal["off", "column"] = "off"

@@ -387,6 +387,10 @@ async def _drive(
     clock = world.clock
     owned = ownership if ownership is not None else await anyio.to_thread.run_sync(own, ledger, load)
     try:
+        known = ledger.load(load.id)
+        if known is not None and known.finished_at is not None:  # its owner, who was waited for, has finished it
+            again = partial(_again, config, ledger, known, clock.now())
+            return await anyio.to_thread.run_sync(again, limiter=world.heavy)
         if options.on_doubt != load.on_doubt:
             ledger.set_on_doubt(load.id, options.on_doubt)
             load = replace(load, on_doubt=options.on_doubt)

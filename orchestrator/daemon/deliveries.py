@@ -157,7 +157,9 @@ class Deliveries:
                 continue
             delivery = _read(folder)
             begun = delivery is not None and delivery.stage in ("taking", "uploaded")
-            if delivery is None or (begun and not (folder / delivery.file).exists()):
+            if delivery is None and not {path.name for path in folder.iterdir()} <= {RECORD, RECORD + ".part"}:
+                log.error("delivery.unreadable", delivery=folder.name)  # its file may be the only one
+            elif delivery is None or (begun and not (folder / delivery.file).exists()):
                 shutil.rmtree(folder, ignore_errors=True)  # it never began: the file is where it was
                 log.info("delivery.forgotten", delivery=folder.name)
             elif delivery.stage in ("done", "failed"):
@@ -195,10 +197,10 @@ class Deliveries:
             return None
         return delivery
 
-    def prune(self, before: float, uploaded_before: float) -> Iterator[Delivery]:
-        """Remove what ended before a time, and uploads of before another that nobody made a load of.
+    def old(self, before: float, uploaded_before: float) -> Iterator[Delivery]:
+        """What ended before a time, and uploads of before another that nobody made a load of.
 
-        Their files hold lead data.
+        Their files hold lead data: they are to be forgotten.
         """
         for root in (self.done, self.failed, self.work):
             for folder in list(root.iterdir()):
@@ -206,7 +208,6 @@ class Deliveries:
                     continue
                 ended = delivery.ended_at is not None and delivery.ended_at < before
                 if ended or (delivery.stage == "uploaded" and delivery.taken_at < uploaded_before):
-                    shutil.rmtree(folder, ignore_errors=True)
                     yield delivery
 
     def _folder(self, delivery: Delivery, *, final: bool = False) -> Path:

@@ -106,7 +106,7 @@ class Desk:
             raise NotThere(f"there is no load {id}")
         return await self._records.ask(view_of, ledger, self._setup(), delivery, known)
 
-    def _exact(self, load_id: str) -> Load | None:
+    def _exact(self, load_id: str | None) -> Load | None:
         """A load by its whole id."""
         found = self._records.ledger.load(load_id) if load_id else None
         return found if found is not None and found.id == load_id else None
@@ -214,11 +214,13 @@ class Desk:
 
     async def _adopt(self, view: LoadView, on_doubt: Literal["resend", "stop"] | None) -> None:
         """A delivery without a file, of a load that the ledger knows."""
-        settings: dict[str, Any] = {"priority": view.priority}
+        known = await self._records.ask(self._exact, view.load_id)
+        if known is None:
+            raise NotThere(f"there is no load {view.load_id}")
+        # It may have been begun with "stop": then a person decides.
+        settings: dict[str, Any] = {"priority": view.priority, "on_doubt": on_doubt or known.on_doubt}
         if view.subscription in self._setup().by_name:
             settings["subscription"] = view.subscription
-        if on_doubt is not None:
-            settings["on_doubt"] = on_doubt
         self._setup().check(settings_of(settings, where="settings"))
         begin = partial(self._deliveries.begin, view.name, self._now(), "open", load_id=view.load_id, settings=settings)
         self._took(await anyio.to_thread.run_sync(begin))

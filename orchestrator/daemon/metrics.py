@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from statistics import median
 
-from orchestrator.core.worth import ReasonClass, class_of
+from orchestrator.core.worth import ReasonClass
 from orchestrator.daemon.deliveries import Delivery
 from orchestrator.daemon.overview import Overview
 from orchestrator.runner.loop import Progress
@@ -36,16 +36,17 @@ class Counters:
         self.requests: Counter[str] = Counter()
         self.doubts = 0
         self.eta_error: float | None = None
-        self._seen: dict[str, tuple[int, int]] = {}
+        self._seen: dict[str, tuple[float, int, int]] = {}
+        """By delivery: when its newest run began, and bytes and calls of it that are counted."""
 
     def progressed(self, delivery_id: str, host: str, progress: Progress) -> None:
         """Bytes and calls of a run, beyond what was seen of it before."""
-        sent, calls = self._seen.get(delivery_id, (0, 0))
-        if progress.bytes_sent < sent or progress.calls_made < calls:  # another run of the same delivery
+        began, sent, calls = self._seen.get(delivery_id, (progress.started_at, 0, 0))
+        if began != progress.started_at:  # another run of the same delivery
             sent = calls = 0
         self.bytes[host] += progress.bytes_sent - sent
         self.calls[host] += progress.calls_made - calls
-        self._seen[delivery_id] = (progress.bytes_sent, progress.calls_made)
+        self._seen[delivery_id] = (progress.started_at, progress.bytes_sent, progress.calls_made)
 
     def ended(self, delivery: Delivery) -> None:
         """A delivery is over."""
@@ -56,9 +57,7 @@ class Counters:
             return
         for outcome in OUTCOMES:
             self.rows[outcome] += result["totals"][outcome]
-        for reason in result["reasons"]:
-            if reason["kind"] == "failure":
-                self.failures[class_of(reason["reason"])] += reason["rows"]
+        self.failures.update(result["failures"])
         self.doubts += result["doubts"]
         self.eta_error = result["eta_error"] if result["eta_error"] is not None else self.eta_error
 

@@ -5,7 +5,7 @@ Loads have connections of their own. Nothing here records a fact.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -15,6 +15,7 @@ from typing import TypeVar
 import anyio
 import anyio.to_thread
 
+from orchestrator import intake
 from orchestrator.adapters.ledger import Connect, Ledger, connect
 from orchestrator.config import Config
 from orchestrator.core.model import Load, LoadId, SourceFile
@@ -56,15 +57,29 @@ class Records:
 
         await self.ask(move)
 
-    async def prune(self, before: float) -> list[LoadId]:
-        """Remove loads that finished before that time, with their reports. One that cannot be removed is let be."""
+    async def prune(self, before: float, failed: Collection[str | None] = ()) -> list[LoadId]:
+        """Remove loads that finished before that time, with their reports. One that cannot be removed is let be.
+
+        failed: loads whose files could not be loaded and are removed now. They never finish: they go as well, when
+        nobody has gone on with them since that time.
+        """
+
+        def is_old(load: Load) -> bool:
+            if load.finished_at is not None:
+                return load.finished_at < before
+            run = self.ledger.run_of(load.id)
+            return load.id in failed and (run.heard_at if run is not None else load.created_at) < before
 
         def old() -> list[Load]:
-            return [load for load in self.ledger.loads() if load.finished_at is not None and load.finished_at < before]
+            return [load for load in self.ledger.loads() if is_old(load)]
+
+        def remove(load: Load) -> None:
+            purge(self.ledger, load, unfinished=True)
+            intake.forget(self.ledger, load)
 
         removed: list[LoadId] = []
         for load in await self.ask(old):
             with suppress(LoadBusy, LoadUnfinished, ReportFailing):
-                await self.ask(partial(purge, self.ledger, load, unfinished=False))
+                await self.ask(remove, load)
                 removed.append(load.id)
         return removed

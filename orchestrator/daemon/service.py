@@ -318,17 +318,24 @@ class Service:
         now = self.world.clock.now()
         before = now - self.setup.main.report.keep_days * DAY_S
 
-        def prune() -> int:
-            return sum(1 for _ in self.deliveries.prune(before, now - DAY_S))
+        def old() -> list[Delivery]:
+            return list(self.deliveries.old(before, now - DAY_S))
+
+        def forget() -> None:
+            for delivery in deliveries:
+                self.deliveries.forget(delivery)
 
         try:
-            deliveries = await anyio.to_thread.run_sync(prune)
-            loads = await self.records.prune(before)
+            deliveries = await anyio.to_thread.run_sync(old)
+            failed = {one.load_id for one in deliveries if one.stage == "failed"}
+            failed -= {one.load_id for one in self.supervisor.open.values()}
+            loads = await self.records.prune(before, failed)  # first: after a crash its delivery still names it
+            await anyio.to_thread.run_sync(forget)
         except (OrchestratorError, OSError) as error:
             log.warning("house.not_kept", why=error.message if isinstance(error, OrchestratorError) else error.strerror)
             return
         if deliveries or loads:
-            log.info("house.kept", deliveries=deliveries, loads=len(loads))
+            log.info("house.kept", deliveries=len(deliveries), loads=len(loads))
 
     def _felt(self, late_s: float) -> None:
         """How late the event loop is; while it is not dead, systemd hears of it."""

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
-from orchestrator.config import Config, parse_object, unknown
+from orchestrator.config import LIST_ID_MAX, Config, parse_object, unknown
 from orchestrator.core.model import Format, Reading, Target
 from orchestrator.errors import Misconfigured
 from orchestrator.planning import LoadOptions
@@ -21,6 +21,8 @@ from orchestrator.planning import LoadOptions
 FOLDER_FILE = "load.toml"
 SUFFIX = ".load.toml"
 SETTINGS_BYTES_MAX = 64_000
+ONE_KIND_ONLY = {"lookup_field": "leads", "list_id": "leads", "partition_name": "leads", "member_status": "members"}
+"""Settings that are passed over with any other kind of object: whoever gave one expects what it says."""
 
 
 def _object(value: str) -> str:
@@ -37,7 +39,7 @@ class LoadSettings(BaseModel):
     """Name of [subscriptions.NAME]; None: [marketo]."""
     object: Annotated[str, AfterValidator(_object)] | None = None
     lookup_field: str | None = Field(None, min_length=1)
-    list_id: int | None = Field(None, ge=1)
+    list_id: int | None = Field(None, ge=1, le=LIST_ID_MAX)
     partition_name: str | None = Field(None, min_length=1)
     member_status: str | None = Field(None, min_length=1)
     format: Format | None = None
@@ -71,7 +73,14 @@ class LoadSettings(BaseModel):
     def _target(self, config: Config) -> Target:
         names = ("object", "lookup_field", "list_id", "partition_name", "member_status")
         changed = {name: value for name in names if (value := getattr(self, name)) is not None}
-        return config.with_import(changed).target()
+        target = config.with_import(changed).target()
+        for name, kind in ONE_KIND_ONLY.items():
+            if name in changed and target.kind != kind:
+                raise Misconfigured(
+                    f"{name} is for {kind} only, and this would import {self.object or config.imports.object}",
+                    remedy="Leave it out, or name the object that is meant.",
+                )
+        return target
 
 
 def settings_of(*layers: Mapping[str, Any], where: str) -> LoadSettings:

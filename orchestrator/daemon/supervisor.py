@@ -23,8 +23,9 @@ import anyio.to_thread
 import structlog
 
 from orchestrator import library
-from orchestrator.core.model import Priority
+from orchestrator.core.model import LoadId, Priority
 from orchestrator.core.verdicts import plain
+from orchestrator.core.worth import class_of
 from orchestrator.daemon.deliveries import Deliveries, Delivery
 from orchestrator.daemon.events import Changes
 from orchestrator.daemon.inbox import is_written
@@ -69,6 +70,8 @@ class RunningLoad:
     """One load under way in this process. subscription: its name in the configuration."""
 
     subscription: str
+    priority: Priority | None = None
+    """That it was begun with."""
     stop: StopRequest = field(default_factory=StopRequest)
     progress: Progress | None = None
 
@@ -107,9 +110,9 @@ class Supervisor:
 
     async def run(self) -> None:
         """Until `stop`, and until every load has written down where it stands."""
-        async with anyio.create_task_group() as tasks:
+        async with anyio.create_task_group() as self._tasks:
             while not self._stopping or self.running:
-                wake_at = self._start_due(tasks)
+                wake_at = self._start_due()
                 with anyio.move_on_after(max(0.0, wake_at - self._world.clock.now())):
                     await self._woken.wait()
                 if self._woken.is_set():
@@ -148,7 +151,12 @@ class Supervisor:
         delivery = self.open[delivery_id]
         run = self.running.get(delivery_id)
         if run is None and delivery.load_id is None:
-            await self._end(delivery, "failed", why="cancelled before anything was sent", cancelled=True)
+            del self.open[delivery_id]  # nothing may start or change it while it is put away
+            try:
+                await self._end(delivery, "failed", why="cancelled before anything was sent", cancelled=True)
+            except BaseException:
+                self.add(delivery)
+                raise
             return
         await self._change(delivery_id, cancelled=True, paused=False, not_before=0.0, why="cancelled")
         if run is not None:
@@ -163,9 +171,16 @@ class Supervisor:
             await self._records.ask(self._records.ledger.set_priority, delivery.load_id, priority)
         self._wake()
 
+    async def _prioritise_late(self, delivery_id: str, load_id: LoadId) -> None:
+        """It was changed while the load was planned or begun again: the ledger had no such load, or got the old one."""
+        delivery = self.open.get(delivery_id)
+        if delivery is not None:
+            with suppress(OrchestratorError):  # its load meets the same trouble, and begins with it the next time
+                await self._records.ask(self._records.ledger.set_priority, load_id, delivery.settings["priority"])
+
     # --- one load -----------------------------------------------------------------------------------------
 
-    def _start_due(self, tasks: anyio.abc.TaskGroup) -> float:
+    def _start_due(self) -> float:
         """Start what may be started; returns when to look again."""
         now, wake_at = self._world.clock.now(), float("inf")
         if self._stopping:
@@ -178,10 +193,10 @@ class Supervisor:
                 wake_at = min(wake_at, delivery.not_before)
             elif running[subscription] < self._setup().daemon.loads_at_once:
                 running[subscription] += 1
-                self.running[delivery.id] = run = RunningLoad(subscription)
+                self.running[delivery.id] = run = RunningLoad(subscription, delivery.settings.get("priority"))
                 if delivery.cancelled:
                     run.stop.cancel()
-                tasks.start_soon(self._carry, delivery, run)
+                self._tasks.start_soon(self._carry, delivery, run)
         return wake_at
 
     async def _carry(self, delivery: Delivery, run: RunningLoad) -> None:
@@ -242,6 +257,8 @@ class Supervisor:
         return await library.load(config, path, options, observer=observe, stop=run.stop, world=world)
 
     def _observe(self, delivery_id: str, run: RunningLoad, host: str, progress: Progress) -> None:
+        if run.progress is None and self.open[delivery_id].settings.get("priority") != run.priority:
+            self._tasks.start_soon(self._prioritise_late, delivery_id, progress.load_id)
         run.progress = progress
         self._progressed(delivery_id, host, progress)
         if progress.calls_left is not None:
@@ -269,9 +286,14 @@ class Supervisor:
                 **totals,
             )
             reasons = [{**asdict(one), "reason": plain(one.reason)} for one in result.reasons[:REASONS_KEPT]]
+            failures: Counter[str] = Counter()  # by all reasons, not by the commonest only
+            for one in result.reasons:
+                if one.kind == "failure":
+                    failures[str(class_of(one.reason))] += one.rows
             kept = {
                 "totals": totals,
                 "reasons": reasons,
+                "failures": dict(failures),
                 "report_dir": str(result.report_dir),
                 "seconds": round(result.seconds, 3),
                 "doubts": result.doubts,

@@ -289,6 +289,19 @@ def test_it_can_be_killed_between_any_two_steps_of_taking_a_file(place: Place) -
     assert (place.deliveries.done / taken.id / taken.file).exists()
 
 
+def test_a_file_is_not_thrown_away_with_a_record_that_cannot_be_read(place: Place) -> None:
+    """Somebody edited it, a newer version wrote it, or the disk has a bad moment: the file may be the only one."""
+    begun = place.deliveries.begin("leads.csv", NOW, "open")
+    place.deliveries.path(begun).write_text("email\na@example.com\n")
+    record = place.deliveries.path(begun).with_name("delivery.json")
+    record.write_text(record.read_text().replace("{", '{"of_a_newer_version": 1, '))
+    empty = place.deliveries.begin("never.csv", NOW, "taking")
+    place.deliveries.path(empty).with_name("delivery.json").write_text("")
+    assert place.deliveries.recover() == []
+    assert place.deliveries.path(begun).read_text() == "email\na@example.com\n"
+    assert not place.deliveries.path(empty).parent.exists()
+
+
 def test_old_deliveries_are_removed_with_their_files(place: Place) -> None:
     """S10: they hold lead data."""
     old = place.deliveries.begin("old.csv", NOW, "open")
@@ -296,7 +309,11 @@ def test_old_deliveries_are_removed_with_their_files(place: Place) -> None:
     new = place.deliveries.begin("new.csv", NOW, "open")
     place.deliveries.end(new, "failed", NOW + 100, exit_code=65)
     uploaded = place.deliveries.begin("up.csv", NOW, "uploaded")
-    assert {one.id for one in place.deliveries.prune(NOW + 50, NOW + 50)} == {old.id, uploaded.id}
+    found = list(place.deliveries.old(NOW + 50, NOW + 50))
+    assert {one.id for one in found} == {old.id, uploaded.id}
+    for one in found:
+        place.deliveries.forget(one)
+    assert list(place.deliveries.work.glob("*/*")) == []
     assert [one.id for one in place.deliveries.ended(10)] == [new.id]
     assert place.deliveries.find_ended("../" + new.id) is None
     assert place.deliveries.find_ended(new.id) is not None

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from orchestrator.config import load_config
 from orchestrator.daemon.settings import SETTINGS_BYTES_MAX, LoadSettings, read_settings, settings_of
 from orchestrator.errors import Misconfigured
 
@@ -54,3 +55,29 @@ def test_s27_a_settings_file_has_an_end() -> None:
     """It holds a few lines."""
     with pytest.raises(Misconfigured, match="larger than"):
         read_settings(b"#" * (SETTINGS_BYTES_MAX + 1), "x.load.toml")
+
+
+@pytest.mark.parametrize(
+    ("asked", "configured", "kind"),
+    [
+        ({"list_id": 1001, "object": "customobjects:car_c"}, "leads", "leads"),
+        ({"list_id": 1001}, "customobjects:car_c", "leads"),
+        ({"partition_name": "Europe", "object": "members:1044", "member_status": "On List"}, "leads", "leads"),
+        ({"lookup_field": "vin", "object": "customobjects:car_c"}, "leads", "leads"),
+        ({"member_status": "On List"}, "leads", "members"),
+    ],
+)
+def test_a_setting_that_the_object_cannot_take_is_refused(asked: dict[str, Any], configured: str, kind: str) -> None:
+    """As the flags of the command line are: whoever names a list expects leads in it."""
+    config = load_config(None, {"ORCHESTRATOR_IMPORT__OBJECT": configured}, {})
+    with pytest.raises(Misconfigured, match=f"{next(iter(asked))} is for {kind} only, and this would import"):
+        settings_of(asked, where="settings").options(config)
+
+
+@pytest.mark.parametrize("number", [0, 2**63])
+def test_a_list_that_no_ledger_can_hold_is_refused(number: int) -> None:
+    """It was a fault of ours (70), of the command line too."""
+    with pytest.raises(Misconfigured, match="list_id"):
+        settings_of({"list_id": number}, where="settings")
+    with pytest.raises(Misconfigured, match=r"import\.list_id"):
+        load_config(None, {"ORCHESTRATOR_IMPORT__LIST_ID": str(number)}, {})

@@ -13,6 +13,8 @@ import pytest
 from e2e.daemon import Client, Daemon, csv, drop, ended, people, report_of, served
 from e2e.shop import Shop, quick, rows_received, shop
 
+from orchestrator.simulator.faults import Scripted
+
 Served = tuple[Shop, Daemon, Client]
 
 
@@ -200,6 +202,24 @@ def test_a_load_of_the_command_line_is_shown_and_can_be_gone_on_with(slow: Serve
     assert client.change(id, "resume").status_code == 202
     load = over(one, client, id)
     assert (load["imported"], load["exit_code"]) == (3_000, 0)
+
+
+def test_a_doubt_that_a_person_is_to_decide_is_not_decided_by_resuming(slow: Served) -> None:
+    """A load of the command line with --on-doubt stop: taken over, its doubtful chunk was sent again."""
+    market, one, client = slow
+    (market.folder / "doubt.csv").write_bytes(csv(people("d", 400)))
+    with market.simulator.lock:
+        market.simulator.model.faults.scripted.append(Scripted("drop", "create", after=0))
+    stopped = market.run("load", "doubt.csv", "--on-doubt", "stop", ORCHESTRATOR_LIMITS__DOUBT_LEASE="1")
+    assert stopped.code == 75, stopped
+    sent = len(rows_received(market.simulator))
+    (load,) = client.http.get("/api/v1/loads", params={"phase": "interrupted"}).json()["loads"]
+    assert client.change(load["id"], "resume").status_code == 202
+    one.until(lambda: client.load(load["id"])["phase"] == "paused")
+    assert "may or may not have been imported" in client.load(load["id"])["why"]
+    assert len(rows_received(market.simulator)) == sent
+    assert client.change(load["id"], "resume", on_doubt="resend").status_code == 202
+    assert over(one, client, load["id"])["imported"] == 400
 
 
 def test_watchers_hear_of_every_change(slow: Served) -> None:

@@ -242,3 +242,25 @@ def test_s25_whatever_a_file_holds_it_is_refused_by_name_and_the_next_one_is_loa
 def memory_peak_kb(one: Daemon) -> int:
     (found,) = re.findall(r"^VmHWM:\s+(\d+) kB", Path(f"/proc/{one.process.pid}/status").read_text(), re.MULTILINE)
     return int(found)
+
+
+def test_s10_of_a_file_that_could_not_be_loaded_nothing_stays_either(tmp_path: Path) -> None:
+    """Its load never finishes: its report, and its rows as they were unpacked, stayed for ever."""
+    with shop(tmp_path) as market:
+        inbox, spools = tmp_path / "inbox", tmp_path / ".orchestrator" / "ledger.db.spool"
+        inbox.mkdir()
+        (inbox / "leads.csv.gz.load.toml").write_text("list_id = 424242\n")
+        (inbox / "leads.csv.gz").write_bytes(gzip.compress(csv(people("old", 20))))
+        with daemon(market) as one:
+            one.until(lambda: ended(tmp_path / "failed"))
+            one.end()
+        assert ended(tmp_path / "failed")["leads.csv.gz"]["exit_code"] == 78
+        assert list(spools.iterdir())
+        assert list((tmp_path / "reports").glob("*/report.csv"))
+        with daemon(market, ORCHESTRATOR_REPORT__KEEP_DAYS="0.000001") as one:
+            one.until(lambda: one.said("house.kept"))
+            one.end()
+        assert (one.said("house.kept")[0]["deliveries"], one.said("house.kept")[0]["loads"]) == (1, 1)
+        left = [*spools.iterdir(), *(tmp_path / "reports").iterdir(), *(tmp_path / "failed").iterdir()]
+        assert left == []
+        assert market.run("status").out == "no loads yet\n"

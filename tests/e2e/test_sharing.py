@@ -8,11 +8,18 @@ import sqlite3
 import subprocess
 import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
+import anyio
 import pytest
 from e2e.shop import Shop, quick, shop
 
+from orchestrator import library
+from orchestrator.adapters import locks
+from orchestrator.config import load_config
+from orchestrator.core.model import LoadId
+from orchestrator.planning import LoadOptions
 from orchestrator.simulator.faults import Scripted
 from orchestrator.simulator.leads import write_leads
 
@@ -183,3 +190,30 @@ def test_a_plan_says_whether_its_calls_fit_into_the_day(tmp_path: Path) -> None:
     offline = market.run("plan", "leads.csv", ORCHESTRATOR_MARKETO__BASE_URL="http://127.0.0.1:1")
     assert offline.code == 0, offline
     assert "left today" not in offline.out
+
+
+def test_a_load_that_ends_while_its_owner_is_waited_for_is_not_run_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same file in two daemons, or twice in one: both were told as loaded, and its rows counted twice."""
+    write_leads(tmp_path / "leads.csv", 50, bad_share=0)
+    with shop(tmp_path) as market:
+        assert market.run("load", "leads.csv").code == 0
+        monkeypatch.chdir(tmp_path)
+        config = load_config(None, market.environment, {})
+        take = locks.take
+
+        def end(finished_at: float | None) -> None:
+            with closing(sqlite3.connect(config.ledger_path)) as ledger, ledger:
+                ledger.execute("UPDATE loads SET finished_at = ?", (finished_at,))
+
+        def taken(ledger: Path, load_id: LoadId) -> locks.Ownership | None:
+            monkeypatch.setattr(locks, "take", take)
+            end(time.time())
+            return None
+
+        end(None)
+        monkeypatch.setattr(locks, "take", taken)
+        result = anyio.run(library.load, config, Path("leads.csv"), LoadOptions(config.target()))
+        assert (result.already_finished, result.totals.imported) == (True, 50)
+        assert accepted(market) == 1

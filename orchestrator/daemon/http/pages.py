@@ -31,6 +31,7 @@ from orchestrator.daemon.overview import HOURS_SHOWN, REPORT_NAMES, LoadView, Ov
 log = structlog.get_logger()
 
 OPEN_SHOWN, ENDED_SHOWN, CHUNKS_SHOWN = 100, 50, 200
+FIELDS_MAX = 10
 WORDS = {
     "waiting": "waiting",
     "running": "loading",
@@ -203,8 +204,7 @@ class Pages:
 
     async def _form(self, request: Request) -> dict[str, str]:
         """The fields of a form of our own page. Raises RefusedError."""
-        text = (await request.body()).decode("utf-8", "replace")
-        fields = {name: values[-1] for name, values in parse_qs(text, max_num_fields=10).items()}
+        fields = await _fields(request)
         session = request.scope["state"]["session"] if request.scope["state"]["who"] == "session" else ""
         if not self._tokens.is_form_key(fields.pop("key", ""), session):
             raise RefusedError(403, "the form is not one of this daemon's pages, or is too old: load the page again")
@@ -217,8 +217,8 @@ class Pages:
         now = self._now()
         if not self._tokens.may_try(now):
             return self._page(request, "login", status=429, wrong="Too many wrong tokens: wait a minute.")
-        fields = parse_qs((await request.body()).decode("utf-8", "replace"), max_num_fields=10)
-        if not self._tokens.is_token(fields.get("token", [""])[0].strip()):
+        fields = await _fields(request)
+        if not self._tokens.is_token(fields.get("token", "").strip()):
             self._tokens.failed(now)
             return self._page(request, "login", status=403, wrong="That is not the token.")
         answer = RedirectResponse("/", status_code=303)
@@ -258,6 +258,15 @@ class Pages:
 
     def _message(self, request: Request, heading: str, text: str, *, status: int) -> Response:
         return self._page(request, "message", status=status, heading=heading, text=text, back="/")
+
+
+async def _fields(request: Request) -> dict[str, str]:
+    """The fields of a form. Raises RefusedError."""
+    text = (await request.body()).decode("utf-8", "replace")
+    try:
+        return {name: values[-1] for name, values in parse_qs(text, max_num_fields=FIELDS_MAX).items()}
+    except ValueError:
+        raise RefusedError(422, "no form of this daemon has so many fields") from None
 
 
 def _file(name: str) -> str:

@@ -1,0 +1,201 @@
+"""Deliveries that are changed in the very moment in which something else becomes of them, and what is counted."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import anyio
+import anyio.from_thread
+import pytest
+
+from orchestrator import library
+from orchestrator.core.model import LoadId, Totals
+from orchestrator.core.reasons import ReasonCount
+from orchestrator.daemon.deliveries import Deliveries, Delivery
+from orchestrator.daemon.events import Changes
+from orchestrator.daemon.metrics import Counters
+from orchestrator.daemon.records import Records
+from orchestrator.daemon.setup import SetupSource
+from orchestrator.daemon.supervisor import Ended, Supervisor
+from orchestrator.errors import SourceMissing, WorkFailing
+from orchestrator.library import LoadResult, Observer, World
+from orchestrator.runner.loop import Progress
+
+ENVIRONMENT = {
+    "ORCHESTRATOR_MARKETO__BASE_URL": "http://127.0.0.1:1",
+    "ORCHESTRATOR_MARKETO__CLIENT_ID": "demo-client",
+    "ORCHESTRATOR_MARKETO__CLIENT_SECRET": "demo-secret",
+}
+
+
+@pytest.fixture
+def deliveries(tmp_path: Path) -> Deliveries:
+    made = Deliveries(tmp_path / "work", tmp_path / "done", tmp_path / "failed")
+    for folder in (made.work, made.done, made.failed):
+        folder.mkdir()
+    return made
+
+
+@asynccontextmanager
+async def supervised(
+    tmp_path: Path, deliveries: Deliveries, ended: Ended = lambda _: None
+) -> AsyncIterator[Supervisor]:
+    """A supervisor that runs for as long as the block lasts."""
+    ledger = {"ORCHESTRATOR_STATE__LEDGER": f"sqlite:///{tmp_path}/ledger.db"}
+    setup = SetupSource(None, {**ENVIRONMENT, **ledger}, {}).read()
+    records = Records(setup.main)
+    one = Supervisor(deliveries, records, lambda: setup, World(), Changes(), ended=ended)
+    try:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(one.run)
+            yield one
+            one.stop()
+    finally:
+        records.close()
+
+
+def waiting(deliveries: Deliveries, **known: Any) -> Delivery:
+    """A delivery with its file, that is tried again later."""
+    delivery = deliveries.begin("leads.csv", time.time(), "open", **known)
+    deliveries.path(delivery).write_text("email\na@example.com\n")
+    return delivery
+
+
+def progress(started_at: float, bytes_sent: int, calls_made: int) -> Progress:
+    return Progress(
+        load_id=LoadId("0123456789ab"),
+        source_name="leads.csv",
+        now=started_at + 1.0,
+        started_at=started_at,
+        rows=9,
+        rows_settled=0,
+        rows_settled_before=0,
+        imported=0,
+        failed=0,
+        warned=0,
+        chunks=1,
+        chunks_by_state={},
+        slots_used=0,
+        slots_limit=10,
+        bytes_sent=bytes_sent,
+        eta_s=None,
+        waiting_for="",
+        calls_made=calls_made,
+    )
+
+
+async def test_a_delivery_that_is_due_while_it_is_cancelled_is_not_begun(
+    tmp_path: Path, deliveries: Deliveries, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was loaded from under the feet of whoever cancelled it, and then the daemon ended by it."""
+    begun: list[Path] = []
+
+    async def load(_: object, source: Path, *__: object, **___: object) -> None:
+        begun.append(source)
+        raise SourceMissing(f"{source}: no such file", remedy="")
+
+    monkeypatch.setattr(library, "load", load)
+    delivery = waiting(deliveries, not_before=time.time() + 1_000.0)
+    async with supervised(tmp_path, deliveries) as supervisor:
+        supervisor.add(delivery)
+        end = deliveries.end
+
+        def end_slowly(*arguments: Any, **known: Any) -> Delivery:
+            anyio.from_thread.run_sync(supervisor.try_again)  # SIGHUP, or its time has come
+            time.sleep(0.2)
+            return end(*arguments, **known)
+
+        monkeypatch.setattr(deliveries, "end", end_slowly)
+        await supervisor.cancel(delivery.id)
+    assert not begun
+    assert not supervisor.open
+    assert [one.id for one in deliveries.ended(9)] == [delivery.id]
+
+
+async def test_a_delivery_that_cannot_be_put_away_is_still_there(
+    tmp_path: Path, deliveries: Deliveries, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The disk is full just when it is cancelled: it can be cancelled again."""
+
+    def end(*_: object, **__: object) -> Delivery:
+        raise OSError(28, "No space left on device")
+
+    delivery = waiting(deliveries, not_before=time.time() + 1_000.0)
+    async with supervised(tmp_path, deliveries) as supervisor:
+        supervisor.add(delivery)
+        with monkeypatch.context() as full:
+            full.setattr(deliveries, "end", end)
+            with pytest.raises(WorkFailing, match="No space"):
+                await supervisor.cancel(delivery.id)
+        assert supervisor.open == {delivery.id: delivery}
+        await supervisor.cancel(delivery.id)
+    assert not supervisor.open
+
+
+async def test_failed_rows_are_counted_by_all_their_reasons(
+    tmp_path: Path, deliveries: Deliveries, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A reason that quotes the row is another one in each: beyond the twenty that are kept, none were counted."""
+    totals = Totals(rows=50, imported=5, failed=45, warned=0, rejected=0, unsent=0, unknown=0)
+    reasons = tuple(ReasonCount("failure", f"Invalid data type in field {row}", 1, None, row) for row in range(45))
+
+    async def load(*_: object, **__: object) -> LoadResult:
+        known = SimpleNamespace(id="0123456789ab")
+        return LoadResult(known, totals, 3, tmp_path / "report", reasons)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(library, "load", load)
+    counters, over = Counters(), anyio.Event()
+
+    def ended(delivery: Delivery) -> None:
+        counters.ended(delivery)
+        over.set()
+
+    async with supervised(tmp_path, deliveries, ended) as supervisor:
+        supervisor.add(waiting(deliveries))
+        with anyio.fail_after(20):
+            await over.wait()
+    assert counters.failures == {"permanent": 45, "transient": 0, "unknown": 0}
+
+
+async def test_a_priority_that_is_given_while_the_load_is_planned_is_minded(
+    tmp_path: Path, deliveries: Deliveries, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Large files take a minute: their load began with the old one, and the page showed the new."""
+    planning, planned, said = anyio.Event(), anyio.Event(), anyio.Event()
+    minded: list[tuple[str, str]] = []
+
+    async def load(*_: object, observer: Observer, **__: object) -> LoadResult:
+        planning.set()
+        await planned.wait()
+        observer(progress(1.0, 0, 1))
+        await said.wait()
+        raise SourceMissing("over", remedy="")
+
+    def set_priority(load_id: str, priority: str) -> None:
+        minded.append((load_id, priority))
+        anyio.from_thread.run_sync(said.set)
+
+    monkeypatch.setattr(library, "load", load)
+    async with supervised(tmp_path, deliveries) as supervisor:
+        monkeypatch.setattr(supervisor._records.ledger, "set_priority", set_priority)
+        delivery = waiting(deliveries)
+        supervisor.add(delivery)
+        with anyio.fail_after(20):
+            await planning.wait()
+            await supervisor.prioritise(delivery.id, "high")
+            planned.set()
+            await said.wait()
+    assert minded == [("0123456789ab", "high")]
+
+
+def test_the_calls_of_each_run_of_a_delivery_are_counted() -> None:
+    """A run that was seen first with as many as the one before had made none, by the counter."""
+    counters = Counters()
+    for run in (progress(1.0, 0, 2), progress(1.0, 500, 3), progress(20.0, 500, 3), progress(40.0, 700, 5)):
+        counters.progressed("a delivery", "host", run)
+    assert (counters.calls["host"], counters.bytes["host"]) == (3 + 3 + 5, 500 + 500 + 700)
