@@ -433,7 +433,7 @@ async def _drive(
             stopped = await runner.run()
         interrupted = stop.exit_code if stop is not None else 0
         keep_days = config.report.keep_days
-        finish = partial(_finish, ledger, load, options, clock, stopped, interrupted, keep_days)
+        finish = partial(_finish, ledger, load, options, clock, runner.over, stopped, interrupted, keep_days)
         result = await anyio.to_thread.run_sync(finish, limiter=world.heavy)
         now = clock.now()
         return replace(result, seconds=now - started_at, eta_error=_eta_error(runner.estimate, now))
@@ -478,12 +478,13 @@ def _finish(
     load: Load,
     options: LoadOptions,
     clock: Clock,
+    over: bool,
     stopped: OrchestratorError | None,
     interrupted: int,
     keep_days: float,
 ) -> LoadResult:
     """The load's last word: its report and exit code, or why it stopped."""
-    if not _is_over(ledger.chunks_by_state(load.id)) and stopped is None:
+    if not over and stopped is None:
         assert interrupted, "a run ends before its load for a reason"
         totals = totals_of(load, ledger.records(load.id))
         return LoadResult(load, totals, interrupted, Path(load.report_dir), interrupted=True)

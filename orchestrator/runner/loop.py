@@ -159,6 +159,8 @@ class Runner:
         self._observed_at = self._adopted_at = 0.0
         self._calls_stored_at = self._started_at
         self._slots_used = 0
+        self.over = False
+        """Every chunk is at rest, and no row is to go again. A run that was stopped has not looked."""
         self.estimate: Estimate | None = None
         """The first one after a tenth of the rows."""
 
@@ -191,6 +193,7 @@ class Runner:
                         self._stop_for(reason)
                     if not self._busy and view.unfinished == 0:
                         if not await self._sent_again():
+                            self.over = True
                             break
                         continue
                     if self._stop is not None or self._stop_requested or self._fault is not None:

@@ -15,6 +15,7 @@ from unittest.mock import patch
 
 import anyio
 import pytest
+from simulation import play as simulation
 from simulation import reached, storage
 from simulation.planted import PLANTED, SHOWN_BY
 from simulation.play import play
@@ -22,8 +23,10 @@ from simulation.promises import BrokenPromise
 from simulation.scenario import Command, Network, Scenario
 
 from orchestrator.adapters.marketo import Marketo, ResultFile
-from orchestrator.core.model import BatchId, Target
+from orchestrator.core.model import BatchId, Poll, Target
 from orchestrator.core.verdicts import Failed, Outcome
+from orchestrator.library import StopRequest
+from orchestrator.runner.following import Following
 
 SEEDS = int(os.environ.get("SIMULATION_SEEDS", "3000"))
 SEEDS_A_TEST = 100
@@ -209,6 +212,34 @@ def test_a_load_may_be_stopped_at_once_after_every_crash(record_property: Record
         except BaseException as error:
             raise AssertionError(f"crash {point}: {error}") from error
     record_property("crash points", smooth.points)
+
+
+def test_a_load_that_is_stopped_while_it_looks_after_another_is_not_over() -> None:
+    """All its own chunks are at rest then, and it has not looked yet which of their rows are to go again."""
+    real, requests, stopped = Following.poll, list[StopRequest](), set[int]()
+
+    def accidental(scenario: Scenario) -> None:
+        calm(scenario)
+        scenario.settings = replace(scenario.settings, transient_share=0.6, transient_tries=1)
+        scenario.rows = [40, 20]
+        scenario.commands = [Command(0, crashes=[100], away=True), Command(1)]
+
+    def request() -> StopRequest:
+        requests.append(StopRequest())
+        return requests[-1]
+
+    async def stopping(self: Following, action: Poll) -> None:
+        if action.load_id != self._books._load.id and seed not in stopped:
+            stopped.add(seed)
+            while self._books.unfinished:  # noqa: ASYNC110 the answer is long in coming
+                await anyio.sleep(1.0)
+            requests[-1].set(143)
+        await real(self, action)
+
+    with patch.object(Following, "poll", stopping), patch.object(simulation, "StopRequest", request):
+        for seed in range(10):
+            play(seed, accidental)
+    assert len(stopped) > 3
 
 
 def rejected(command: Command, kinds: frozenset[str] = frozenset({"code 601"})) -> Callable[[Scenario], None]:
