@@ -139,7 +139,7 @@ class LimitsSection(_Section):
     calls_per_20s: int = Field(50, ge=1)
     calls_per_day: int = Field(50_000, ge=1)
     reserve_calls_per_day: int = Field(5_000, ge=0)
-    doubt_lease: float = Field(1_800.0, gt=0, allow_inf_nan=False)
+    doubt_lease: float = Field(1_800.0, gt=0, le=1_000_000_000, allow_inf_nan=False)
     spool_bytes: int = Field(100_000_000_000, ge=1_000_000)
 
 

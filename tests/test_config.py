@@ -54,6 +54,7 @@ def test_a_flag_beats_the_environment_beats_the_file_beats_the_default(tmp_path:
         ('[report]\ndir = "a\\u0000b"', ["report.dir", "NUL"]),
         ('[marketo]\nclient_secret_file = "a\\u0000b"', ["marketo.client_secret_file", "NUL"]),
         ("[limits]\nconcurrent_calls = 1" + 30 * "0", ["limits.concurrent_calls", "at most"]),
+        ("[limits]\ndoubt_lease = 1e12", ["limits.doubt_lease", "1000000000"]),
         ("[limits]\ncalls_per_20s = 1" + 400 * "0", ["limits.calls_per_20s", "at most"]),
         ("[limits]\ncalls_per_day = 1" + 400 * "0", ["limits.calls_per_day", "at most"]),
         ("[marketo]\nbase_url = 'http://123-abc-456.mktorest.com'", ["marketo.base_url", "https"]),
