@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
 
 from orchestrator.core.model import Target
 from orchestrator.errors import Misconfigured, WrongArgument
@@ -97,8 +97,22 @@ def parse_object(value: str) -> tuple[Literal["leads", "customobjects", "members
     raise ValueError("must be leads, customobjects:API_NAME or members:PROGRAM_ID")
 
 
+LARGEST = 10**15
+"""Of whole numbers. They are reckoned with as fractions too, and a larger one is none of anything that is set here."""
+
+
 class _Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=False, hide_input_in_errors=True)
+
+    @field_validator("*")
+    @classmethod
+    def _is_usable(cls, value: Any) -> Any:
+        """Neither the ledger nor the system takes everything that TOML can say."""
+        if isinstance(value, int) and value > LARGEST:
+            raise ValueError(f"must be {LARGEST:,} at most")
+        if isinstance(value, str | Path) and "\0" in str(value):
+            raise ValueError("has a NUL character in it")
+        return value
 
 
 class MarketoSection(_Section):
@@ -129,7 +143,7 @@ class LimitsSection(_Section):
     calls_per_20s: int = Field(50, ge=1)
     calls_per_day: int = Field(50_000, ge=1)
     reserve_calls_per_day: int = Field(5_000, ge=0)
-    doubt_lease: float = Field(1_800.0, gt=0, allow_inf_nan=False)
+    doubt_lease: float = Field(1_800.0, gt=0, le=1_000_000_000, allow_inf_nan=False)
     spool_bytes: int = Field(100_000_000_000, ge=1_000_000)
 
 
@@ -427,8 +441,10 @@ def _read_secret_file(layers: Sequence[_Layer], warnings: list[str]) -> None:
     path = Path(str(value))
     try:
         layer["marketo", "client_secret"] = (path.read_text(encoding="utf-8").strip(), f"file {path}")
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
+        if "\0" in str(path):
+            reason = "no name of a file: it has a NUL character in it"
         raise Misconfigured(
             f"marketo.client_secret_file = {str(path)!r} (from {origin}): {reason}",
             remedy="Put the client secret alone into that file.",

@@ -27,6 +27,7 @@ from orchestrator.core.admission import Admission
 from orchestrator.core.expect import LEARNED_FROM, Past
 from orchestrator.core.isolate import Spent
 from orchestrator.core.model import (
+    AnswerLost,
     BatchId,
     Chunk,
     ChunkNumber,
@@ -415,6 +416,8 @@ class Ledger:
             assert sum(child.rows for child in children) == before.rows, "halves cover their chunk"
             fact = replace(fact, children=children)
             self._add_parts(before, children)
+        if isinstance(fact, AnswerLost):
+            fact = replace(fact, at=self._after_all_offers(before, fact.at))
         after = lifecycle.apply(before, fact)
         holds = after.state in lifecycle.HOLDS_SLOT
         slot = after.offer.slot if holds and after.offer is not None else None
@@ -443,6 +446,14 @@ class Ledger:
         if after.state in lifecycle.AT_REST and after.state is not before.state:
             self._tell_waiting(after, fact)
         return after
+
+    def _after_all_offers(self, standing: Standing, at: float) -> float:
+        """This time, but not before any open offer: the fence counts batches that were sent after an answer was lost.
+
+        Of two processes the later one may have the earlier time, when the system's clock was set back between them.
+        """
+        open_ = self.open_chunks(self._subscription(standing.load_id))
+        return max([at, *(one.offer.offered_at for one in open_ if one.offer is not None)])
 
     def _tell_waiting(self, ended: Standing, fact: Fact) -> None:
         """What becomes of the chunk that waits for one that has come to rest, if one does."""

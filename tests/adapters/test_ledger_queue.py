@@ -10,7 +10,19 @@ from adapters.test_ledger import a_load, a_plan
 from orchestrator.adapters.ledger import Ledger
 from orchestrator.core.admission import Admission
 from orchestrator.core.expect import LEARNED_FROM, Past
-from orchestrator.core.model import Accepted, BatchId, ChunkNumber, Counts, Ended, LoadId, Run, SeenQueued
+from orchestrator.core.model import (
+    Accepted,
+    AnswerLost,
+    BatchId,
+    ChunkNumber,
+    Counts,
+    Ended,
+    LoadId,
+    Run,
+    SeenImporting,
+    SeenQueued,
+)
+from orchestrator.core.schedule import fence_passed
 from orchestrator.core.share import Wish
 
 ONE, TWO = LoadId("aaaaaaaaaaaa"), LoadId("bbbbbbbbbbbb")
@@ -31,6 +43,22 @@ def test_what_one_process_learned_of_the_queue_another_one_knows(tmp_path: Path)
         assert other.learn("host", None, Admission.accepted).room == 2
         assert ledger.learn("host", 7, Admission.accepted).room == 2
         assert ledger.learn("host", 8, Admission.accepted).room == 0
+
+
+def test_a_doubt_is_not_ended_by_batches_that_were_sent_before_it_and_the_clock_was_set_back(tmp_path: Path) -> None:
+    """Their times lie after the moment the answer was lost, and the first copy may still wait behind them: it would be
+    sent a second time."""
+    with Ledger(tmp_path / "ledger.db") as ledger:
+        ledger.add_load(a_load(a_plan(5)), a_plan(5))
+        for number in (1, 2, 3):
+            ledger.claim(ONE, ChunkNumber(number), 4_000.0 + number, 10)
+        for number in (1, 2):
+            ledger.record(ONE, ChunkNumber(number), Accepted(4_010.0, BatchId(number)))
+        doubt = ledger.record(ONE, ChunkNumber(3), AnswerLost(400.0, "the process ended"))  # an hour back
+        for number in (1, 2):
+            ledger.record(ONE, ChunkNumber(number), SeenImporting(401.0, 402.0))
+            ledger.record(ONE, ChunkNumber(number), SeenImporting(410.0, 411.0))
+        assert not fence_passed(doubt, ledger.open_chunks("host"))
 
 
 def test_the_newest_ended_batches_of_a_subscription_are_learned_from(tmp_path: Path) -> None:
