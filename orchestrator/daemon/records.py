@@ -15,7 +15,7 @@ from typing import TypeVar
 import anyio
 import anyio.to_thread
 
-from orchestrator import intake
+from orchestrator import retrying
 from orchestrator.adapters.ledger import Connect, Ledger, connect
 from orchestrator.config import Config
 from orchestrator.core.model import Load, LoadId, SourceFile
@@ -75,7 +75,7 @@ class Records:
 
         def remove(load: Load) -> None:
             purge(self.ledger, load, unfinished=True)
-            intake.forget(self.ledger, load)
+            retrying.forget(self.ledger, load)
 
         removed: list[LoadId] = []
         for load in await self.ask(old):
