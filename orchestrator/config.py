@@ -97,6 +97,8 @@ def parse_object(value: str) -> tuple[Literal["leads", "customobjects", "members
     raise ValueError("must be leads, customobjects:API_NAME or members:PROGRAM_ID")
 
 
+ONE_KIND_ONLY = {"lookup_field": "leads", "list_id": "leads", "partition_name": "leads", "member_status": "members"}
+"""Settings that are passed over with any other kind of object: whoever gave one expects what it says."""
 LARGEST = 10**15
 """Of whole numbers. They are reckoned with as fractions too, and a larger one is none of anything that is set here."""
 

@@ -735,6 +735,17 @@ class Ledger:
                 )
         return after
 
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """What is read within is of one moment, whatever other processes write meanwhile."""
+        with self._explained():
+            self._db.execute("BEGIN")
+            try:
+                yield
+            finally:
+                if self._db.in_transaction:
+                    self._db.execute("ROLLBACK")
+
     def changed_by_others(self) -> bool:
         """Has another process written anything since this was last asked? Much cheaper than reading it all again."""
         ((version,),) = self._all("PRAGMA data_version")
@@ -805,17 +816,6 @@ class Ledger:
             str(kind): int(made)
             for kind, made in self._all("SELECT kind, made FROM calls WHERE load_id = ? ORDER BY kind", load_id)
         }
-
-    @contextmanager
-    def reading(self) -> Iterator[None]:
-        """What is read within is of one moment, whatever other processes write meanwhile."""
-        with self._explained():
-            self._db.execute("BEGIN")
-            try:
-                yield
-            finally:
-                if self._db.in_transaction:
-                    self._db.execute("ROLLBACK")
 
     # --- inside -----------------------------------------------------------------------------------------
 

@@ -30,7 +30,7 @@ from orchestrator.cli.output import (
 )
 from orchestrator.cli.progress import watching
 from orchestrator.cli.retry import show_change, show_nothing, show_preview, show_retry
-from orchestrator.config import Config, load_config
+from orchestrator.config import ONE_KIND_ONLY, Config, load_config
 from orchestrator.core.model import Format, Reading
 from orchestrator.errors import OrchestratorError, WrongArgument, cause_of
 from orchestrator.library import LoadResult, Observer, RetryOptions, StopRequest
@@ -129,8 +129,8 @@ def _configure(options: argparse.Namespace, output: Output) -> Config:
 def _load_options(options: argparse.Namespace, config: Config) -> LoadOptions:
     report_dir = getattr(options, "report_dir", None)
     target = config.target()
-    takes = {"lookup_field": "leads", "list_id": "leads", "partition": "leads", "member_status": "members"}
-    for flag, kind in takes.items():
+    for name, kind in ONE_KIND_ONLY.items():
+        flag = name.removesuffix("_name")
         if getattr(options, flag) is not None and target.kind != kind:
             raise WrongArgument(
                 f"--{flag.replace('_', '-')} is for {kind} only, and this would import {config.imports.object}",

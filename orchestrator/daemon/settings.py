@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
-from orchestrator.config import LIST_ID_MAX, Config, parse_object, unknown
+from orchestrator.config import LIST_ID_MAX, ONE_KIND_ONLY, Config, parse_object, unknown
 from orchestrator.core.model import Format, Reading, Target
 from orchestrator.errors import Misconfigured
 from orchestrator.planning import LoadOptions
@@ -21,8 +21,6 @@ from orchestrator.planning import LoadOptions
 FOLDER_FILE = "load.toml"
 SUFFIX = ".load.toml"
 SETTINGS_BYTES_MAX = 64_000
-ONE_KIND_ONLY = {"lookup_field": "leads", "list_id": "leads", "partition_name": "leads", "member_status": "members"}
-"""Settings that are passed over with any other kind of object: whoever gave one expects what it says."""
 
 
 def _object(value: str) -> str:
