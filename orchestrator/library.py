@@ -56,7 +56,7 @@ from orchestrator.core.report import exit_code as exit_code_of
 from orchestrator.core.report import totals as totals_of
 from orchestrator.core.retry import Again, Tally
 from orchestrator.core.schedule import Limits, in_queue
-from orchestrator.core.share import HEARD_OF_S, Wish, work_beside
+from orchestrator.core.share import HEARD_OF_S, Wish, allowed_slots, work_beside
 from orchestrator.core.values import ValueFinding, Values
 from orchestrator.core.worth import Which
 from orchestrator.errors import (
@@ -623,10 +623,11 @@ def _foretold_s(config: Config, plan: Plan, options: LoadOptions) -> float | Non
     if speed is None:
         return None
     unsent = work(plan.rows - plan.rejected_rows - plan.superseded_rows, len(plan.chunks))
-    one_at_a_time = options.target.list_id is not None or len(plan.chunks) == 1
+    allowed = allowed_slots(running, config.limits.queued_jobs)
+    one_at_a_time = options.target.list_id is not None or 1 in (len(plan.chunks), allowed)
     if not one_at_a_time:
         this = Wish(LoadId(""), options.priority or "normal", min(PLACES, len(plan.chunks)), 0, now)
-        unsent += work_beside([*running, this], this.load_id, unsent, PLACES, now)
+        unsent += work_beside([*running, this], this.load_id, unsent, allowed, now)
     return seconds_left(expect(queued, speed), unsent, speed, now, one_at_a_time=one_at_a_time)
 
 

@@ -755,11 +755,11 @@ class Ledger:
     def wishes(self, subscription: str, heard_since: float) -> list[Wish]:
         """What the running loads want of the slots; of those that were heard of lately."""
         return [
-            Wish(LoadId(load_id), priority, unsent, held, served_at, work_unsent)
-            for load_id, priority, unsent, held, served_at, work_unsent in self._all(
+            Wish(LoadId(load_id), *wish)
+            for load_id, *wish in self._all(
                 "SELECT r.load_id, l.priority, r.unsent, (SELECT count(*) FROM chunks c WHERE "
                 "c.subscription = r.subscription AND c.slot IS NOT NULL AND c.load_id = r.load_id), "
-                "r.served_at, r.work_unsent FROM runs r JOIN loads l ON l.id = r.load_id "
+                "r.served_at, r.work_unsent, r.queued_jobs FROM runs r JOIN loads l ON l.id = r.load_id "
                 "WHERE r.subscription = ? AND NOT r.ended AND r.heard_at >= ? ORDER BY r.load_id",
                 subscription,
                 heard_since,
@@ -771,11 +771,13 @@ class Ledger:
         with self._transaction():
             self._db.execute(
                 "INSERT INTO runs (load_id, subscription, unsent, served_at, waiting_for, waiting_since, ends_at, "
-                "work_unsent, heard_at, ended) SELECT id, subscription, ?, ?, ?, ?, ?, ?, ?, ? FROM loads WHERE id = ? "
+                "work_unsent, heard_at, ended, queued_jobs) "
+                "SELECT id, subscription, ?, ?, ?, ?, ?, ?, ?, ?, ? FROM loads WHERE id = ? "
                 "ON CONFLICT (load_id) DO UPDATE SET unsent = excluded.unsent, waiting_for = excluded.waiting_for, "
                 "served_at = CASE WHEN ended THEN excluded.served_at ELSE served_at END, "
                 "waiting_since = excluded.waiting_since, ends_at = excluded.ends_at, "
-                "work_unsent = excluded.work_unsent, heard_at = excluded.heard_at, ended = excluded.ended",
+                "work_unsent = excluded.work_unsent, heard_at = excluded.heard_at, ended = excluded.ended, "
+                "queued_jobs = excluded.queued_jobs",
                 (
                     run.unsent,
                     run.heard_at,
@@ -785,6 +787,7 @@ class Ledger:
                     run.work_unsent,
                     run.heard_at,
                     run.ended,
+                    run.queued_jobs,
                     load_id,
                 ),
             )
@@ -792,14 +795,14 @@ class Ledger:
     def run_of(self, load_id: LoadId) -> Run | None:
         """What the run of a load said last; None when it has not run since such things are written down."""
         rows = self._all(
-            "SELECT heard_at, unsent, waiting_for, waiting_since, ends_at, work_unsent, ended FROM runs "
+            "SELECT heard_at, unsent, waiting_for, waiting_since, ends_at, work_unsent, ended, queued_jobs FROM runs "
             "WHERE load_id = ?",
             load_id,
         )
         if not rows:
             return None
-        heard_at, unsent, waiting_for, waiting_since, ends_at, work_unsent, ended = rows[0]
-        return Run(heard_at, unsent, waiting_for, waiting_since, ends_at, work_unsent, bool(ended))
+        run = Run(*rows[0])
+        return replace(run, ended=bool(run.ended))
 
     # --- calls ------------------------------------------------------------------------------------------
 

@@ -283,6 +283,8 @@ class Run:
     work_unsent: int = 0
     """What it has still to send costs, in rows (`expect.work`)."""
     ended: bool = False
+    queued_jobs: int = 10
+    """Its `limits.queued_jobs`."""
 
 
 # --- where a chunk stands -----------------------------------------------------------------------------

@@ -2,7 +2,8 @@
 
 Decided by each process for itself, from what the ledger shows to all of them: who wants slots, how urgently, how many
 each holds, when each was last served. Nobody takes a slot away from another; a load that holds more than its share
-only takes no more.
+only takes no more. `limits.queued_jobs` is about all loads together: where they were given different ones, the lowest
+is everybody's while its load runs. (Else that load would wait until the others hold fewer, which they never need to.)
 
 1. Every load that has something to send is entitled to one slot, as far as they go round: the most urgent first, then
    the one that was served longest ago; whoever has waited for STARVING_S goes before all others. So none starves.
@@ -11,7 +12,7 @@ only takes no more.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from orchestrator.core.model import LoadId, Priority
@@ -37,6 +38,8 @@ class Wish:
     """When it last took a slot, or began to run."""
     work_unsent: int = 0
     """What it has still to send costs (`expect.work`)."""
+    queued_jobs: int = 10
+    """How many slots all loads together may hold, as far as this one is asked."""
 
 
 def shares(wishes: Sequence[Wish], slots: int, now: float) -> dict[LoadId, int]:
@@ -59,6 +62,11 @@ def shares(wishes: Sequence[Wish], slots: int, now: float) -> dict[LoadId, int]:
             left -= 1
     assert sum(share.values()) <= max(slots, 0), "shares are of what there is"
     return share
+
+
+def allowed_slots(wishes: Iterable[Wish], queued_jobs: int) -> int:
+    """How many slots all loads together may hold, where this one's setting is `queued_jobs`."""
+    return min([queued_jobs, *(wish.queued_jobs for wish in wishes)])
 
 
 def work_beside(wishes: Sequence[Wish], load_id: LoadId, work: int, slots: int, now: float) -> int:

@@ -8,7 +8,7 @@ any instant, the next run finds the same ledger and goes on; an offer without an
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
 
 import anyio
@@ -168,7 +168,8 @@ class Runner:
         """Until every chunk is at rest (None), or the load stops early (why)."""
         await self._books.open()
         await self._books.recover(self._load.id, self._clock.now())
-        self._said = Run(self._clock.now(), min(PLACES, self._books.by_state[State.PLANNED]))
+        wants = min(PLACES, self._books.by_state[State.PLANNED])
+        self._said = Run(self._clock.now(), wants, queued_jobs=self._limits.queued_jobs)
         await self._tell(self._said)
         try:
             await self._drive()
@@ -385,7 +386,15 @@ class Runner:
             return
         since = (said.waiting_since if waiting_for == said.waiting_for else now) if waiting_for else None
         ends_at = now + decision.eta_s if decision.eta_s is not None else None
-        self._said = Run(now, decision.wants, waiting_for, since, ends_at, work_unsent)
+        self._said = replace(
+            self._said,
+            heard_at=now,
+            unsent=decision.wants,
+            waiting_for=waiting_for,
+            waiting_since=since,
+            ends_at=ends_at,
+            work_unsent=work_unsent,
+        )
         await self._tell(self._said)
         settled = self._books.settled
         if self.estimate is None and ends_at is not None and settled >= ESTIMATED_AFTER * self._load.rows:

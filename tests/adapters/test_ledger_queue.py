@@ -86,11 +86,11 @@ def test_runs_say_what_they_want_until_they_end_or_fall_silent(tmp_path: Path) -
             ledger.add_load(a_load(a_plan(3), load_id), a_plan(3))
         ledger.set_priority(TWO, "high")
         ledger.tell(ONE, Run(100.0, 3))
-        ledger.tell(TWO, Run(120.0, 2, "a slot", 119.0, 300.0, 7))
+        ledger.tell(TWO, Run(120.0, 2, "a slot", 119.0, 300.0, 7, queued_jobs=2))
         ledger.claim(ONE, ChunkNumber(1), 130.0, 10)
-        assert ledger.wishes("host", 90.0) == [Wish(ONE, "normal", 3, 1, 130.0), Wish(TWO, "high", 2, 0, 120.0, 7)]
+        assert ledger.wishes("host", 90.0) == [Wish(ONE, "normal", 3, 1, 130.0), Wish(TWO, "high", 2, 0, 120.0, 7, 2)]
         assert [wish.load_id for wish in ledger.wishes("host", 110.0)] == [TWO]
-        assert ledger.run_of(TWO) == Run(120.0, 2, "a slot", 119.0, 300.0, 7)
+        assert ledger.run_of(TWO) == Run(120.0, 2, "a slot", 119.0, 300.0, 7, queued_jobs=2)
         ledger.tell(TWO, Run(140.0, 0, "the day's calls", 140.0, None, ended=True))
         assert [wish.load_id for wish in ledger.wishes("host", 0.0)] == [ONE]
         assert ledger.run_of(TWO) == Run(140.0, 0, "the day's calls", 140.0, None, ended=True)

@@ -286,6 +286,17 @@ def test_a_load_takes_no_slot_that_a_more_urgent_one_has_a_right_to() -> None:
     assert "its turn" in decision.waiting_for
 
 
+def test_the_lowest_limit_of_the_loads_that_run_is_everybodys() -> None:
+    """A load that asks for one slot at most would never get it while another may refill all of its own."""
+    modest = Wish(LoadId("modest"), "normal", 10, 0, NOW - 60, queued_jobs=1)
+    wishes = (Wish(LOAD, "normal", 10, 0, NOW), modest)
+    for open_, may in [((opened(1), opened(2)), False), ((), False)]:
+        decision = decide(open_=open_, ready=(planned(9),), wishes=wishes)
+        assert bool([a for a in decision.actions if isinstance(a, Submit)]) == may, "it is the turn of the modest one"
+    just_served = (wishes[0], replace(modest, served_at=NOW + 1))
+    assert [a.slots for a in decide(ready=(planned(9),), wishes=just_served).actions if isinstance(a, Submit)] == [1]
+
+
 def test_a_load_beside_others_is_foretold_with_what_they_have_still_to_send() -> None:
     """An hour's load beside another of an hour takes two; a small one does not wait for the end of a large one."""
     other = LoadId("theirs")

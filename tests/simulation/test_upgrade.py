@@ -20,6 +20,7 @@ from orchestrator.simulator.model import Marketo, Request
 from orchestrator.simulator.settings import Settings
 
 LEDGERS = Path(__file__).parent.parent / "ledgers"
+KINDS = ("failures", "warnings")
 LEFT_AT = 94.0
 """Seconds after the beginning: when the process of the old release was killed."""
 
@@ -52,17 +53,18 @@ def left_in_mid_load(schema: int, folder: Path) -> Simulation:
     ledger = sqlite3.connect(simulation.config.ledger_path)
     ledger.executescript((LEDGERS / f"{schema}.sql").read_text(encoding="utf-8").replace("/srv/upload", str(folder)))
     sent = ledger.execute(
-        "SELECT o.batch_id, coalesce(o.accepted_at, o.offered_at + 0.5), c.spans, o.failures_path FROM offers o "
+        "SELECT o.batch_id, coalesce(o.accepted_at, o.offered_at + 0.5), c.spans, o.failures_path, "
+        "o.warnings_path FROM offers o "
         "JOIN chunks c ON c.load_id = o.load_id AND c.number = o.chunk WHERE o.lost_at IS NULL ORDER BY o.offered_at"
     ).fetchall()
     ledger.close()
     files = []
-    for batch_id, accepted_at, spans, failures in sent:  # without an id: it was killed before it could write it down
+    for batch_id, accepted_at, spans, *paths in sent:  # without an id: it was killed before it could write it down
         create(simulation.model, batch_id or 1700, accepted_at - EPOCH, simulation.sources[0], json.loads(spans))
-        files += [(batch_id, Path(failures))] if failures else []
-    for batch_id, path in files:
-        path.parent.mkdir(parents=True)
-        path.write_bytes(ask(simulation.model, "GET", f"/bulk/v1/leads/batch/{batch_id}/failures.json", LEFT_AT))
+        files += [(f"{batch_id}/{kind}.json", path) for kind, path in zip(KINDS, paths, strict=True) if path]
+    for name, path in files:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        Path(path).write_bytes(ask(simulation.model, "GET", f"/bulk/v1/leads/batch/{name}", LEFT_AT))
     return simulation
 
 
