@@ -18,6 +18,7 @@ import numpy as np
 from orchestrator.core.header import Head
 from orchestrator.core.model import Chunk, ChunkNumber, Fingerprint, Plan, RejectedRow, Span
 from orchestrator.core.plan import Lines, Planner
+from orchestrator.core.reasons import SUPERSEDED
 from orchestrator.core.replay import Replay
 from orchestrator.core.rows import Scan
 from orchestrator.core.spans import Spans
@@ -242,4 +243,4 @@ class _Superseded:
     def __iter__(self) -> Iterator[RejectedRow]:
         for records in self._spill.pieces(0):
             for row, line, start, stop, last in records.tolist():
-                yield RejectedRow(row, line, start, stop, f"superseded by row {last}")
+                yield RejectedRow(row, line, start, stop, f"{SUPERSEDED}row {last}")

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from orchestrator.core.model import State
-from orchestrator.core.reasons import OTHER_REASONS, REASON_CHARACTERS_MAX
+from orchestrator.core.reasons import OTHER_REASONS, counted_as
 
 _PARTS = ("imported", "failed", "unsent", "unknown")
 
@@ -92,7 +92,7 @@ class Listed:
         """One row of report.jsonl."""
         kind, number = row["kind"], row["source_row"]
         self._kinds[kind] += 1
-        self._reasons[kind, row["reason"][:REASON_CHARACTERS_MAX]] += 1
+        self._reasons[kind, counted_as(kind, row["reason"])] += 1
         if number is None or not self._numbered:
             return
         if row["chunk"] is not None:

@@ -4,7 +4,8 @@ Marketo's reasons are free text: they are counted, never classified by their wor
 by its display name ("Invalid data type in field Lead Score"), while the header of the source has API names
 (`leadScore`): the column is found by comparing letters and digits only. Where two are as likely, none is named.
 
-Memory is bounded: a reason that quotes the row's own value is another one in every row.
+Memory is bounded: a reason that quotes the row's own value is another one in every row. Of our own reasons one names
+another row: it is counted without its number.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ REASONS_MAX = 10_000
 """Different reasons that are told apart; a load of millions of rows may have as many."""
 REASON_CHARACTERS_MAX = 1_000
 OTHER_REASONS = f"other reasons: more than {REASONS_MAX:,} different ones were given"
+SUPERSEDED = "superseded by "
+"""How the reason of a row begins that is not sent since a later one has its key; "row N" follows."""
 _WORDS_MAX = 6
 """Words of the longest display name that is looked for: "Mobile Phone Number" has three."""
 _DISPLAY_NAMES = {
@@ -66,7 +69,7 @@ class Reasons:
 
     def add(self, kind: str, reason: str, row: int | None, rows: int = 1) -> None:
         """`rows` rows with this reason; `row` is the place of the first of them, where it is known."""
-        key = kind, reason[:REASON_CHARACTERS_MAX]
+        key = kind, counted_as(kind, reason)
         if key not in self._rows and len(self._rows) >= REASONS_MAX:
             key = kind, OTHER_REASONS
         self._rows[key] = self._rows.get(key, 0) + rows
@@ -79,6 +82,13 @@ class Reasons:
             ReasonCount(kind, reason, rows, column_of(reason, self._header), self._examples.get((kind, reason)))
             for (kind, reason), rows in sorted(self._rows.items(), key=lambda item: (-item[1], item[0]))
         )
+
+
+def counted_as(kind: str, reason: str) -> str:
+    """Under which words this reason of one row is counted."""
+    if kind == "rejected" and reason.startswith(SUPERSEDED):
+        return f"{SUPERSEDED}a later row"
+    return reason[:REASON_CHARACTERS_MAX]
 
 
 def by_column(counts: Iterable[ReasonCount]) -> tuple[ColumnCount, ...]:

@@ -87,8 +87,11 @@ def test_only_the_last_row_of_a_key_is_sent_when_that_is_wanted(tmp_path: Path) 
     told = [json.loads(line) for line in (report / "report.jsonl").read_text(encoding="utf-8").splitlines()]
     assert {row["source_row"]: row["reason"] for row in told if row["kind"] == "rejected"} == superseded
     assert all(row["row"]["company"] == rows[row["source_row"] - 1][2] for row in told)
-    totals = json.loads((report / "report.json").read_text(encoding="utf-8"))["totals"]
+    summary = json.loads((report / "report.json").read_text(encoding="utf-8"))
+    totals = summary["totals"]
     assert (totals["rejected"], totals["imported"]) == (len(superseded), len(rows) - len(superseded))
+    (one,) = [one for one in summary["reasons"] if one["kind"] == "rejected"]
+    assert (one["reason"], one["rows"]) == ("superseded by a later row", len(superseded))
 
 
 def write_judged(path: Path, rows: int, rng: Random) -> None:
