@@ -375,7 +375,7 @@ def _doubts(view: View, limits: Limits) -> str:
 
 
 def _clock(at: float) -> str:
-    return datetime.fromtimestamp(at, UTC).strftime("%H:%M UTC")
+    return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M UTC")
 
 
 def fence_passed(doubt: Standing, batches: Collection[Standing]) -> bool:

@@ -244,6 +244,7 @@ def test_watchers_hear_of_every_change(slow: Served) -> None:
     assert not watcher.is_alive()
     queue = events[-1]["queues"][0]  # type: ignore[index]
     assert len(queue["slots"]) == 10
+    assert client.http.head("/api/v1/events", timeout=5.0).headers["content-type"].startswith("text/event-stream")
 
 
 def test_metrics_are_what_prometheus_reads_and_agree_with_what_happened(fast: Served) -> None:

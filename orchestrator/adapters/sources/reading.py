@@ -27,7 +27,7 @@ from orchestrator.core.header import Head
 from orchestrator.core.model import ROW_TAG, Format, Origin, Original, Reading
 from orchestrator.core.origins import called
 from orchestrator.core.tags import Tagger
-from orchestrator.errors import ArchiveUnsound, FilesDiffer, SourceUnusable, UnclosedQuote, UnknownColumn
+from orchestrator.errors import ArchiveUnsound, FilesDiffer, SourceUnusable, UnclosedQuote, UnknownColumn, ValuesUnfit
 
 PARQUET, ZIP_SIGNATURES = b"PAR1", (b"PK\x03\x04", b"PK\x05\x06")
 Kind = Literal["text", "json", "workbook", "parquet"]
@@ -215,6 +215,11 @@ class _Reader:
                         remedy="Files of one load are of one kind. Load them one by one.",
                     )
                 kind = content.kind
+                if self._reading.sheet is not None and kind != "workbook":
+                    raise ValuesUnfit(
+                        f"{content.name} is {KINDS[kind]} and has no sheet {self._reading.sheet!r}",
+                        remedy="Leave out --sheet.",
+                    )
                 self._places.file(index)
                 yield content
                 self._originals.append(original.finish())

@@ -128,8 +128,10 @@ class Api:
             headers["content-security-policy"] = REPORT_POLICY
         return FileResponse(path, headers=headers, media_type=REPORT_NAMES[name])
 
-    async def events(self, _: Request) -> Response:
+    async def events(self, request: Request) -> Response:
         """Server-sent events: the status, whenever something has changed, once a second at most."""
+        if request.method == "HEAD":
+            return Response(media_type="text/event-stream")
         if self._listeners >= LISTENERS_MAX:
             raise RefusedError(503, "too many are watching already")
 

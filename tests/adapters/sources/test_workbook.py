@@ -165,6 +165,9 @@ def test_the_only_visible_sheet_with_rows_is_read_and_otherwise_one_is_asked_for
     assert spooled(tmp_path, book, sheet="B").rows == [["b"]]
     with pytest.raises(ValuesUnfit, match="there is no sheet 'C'"):
         spooled(tmp_path, book, sheet="C")
+    (tmp_path / "d.csv").write_text("a\n")
+    with pytest.raises(ValuesUnfit, match=r"d\.csv is delimited text and has no sheet 'B'"):
+        spooled(tmp_path, tmp_path / "d.csv", sheet="B")
     with pytest.raises(EmptySource, match=r"c\.xlsx: the sheet is empty"):
         spooled(tmp_path, workbook(tmp_path / "c.xlsx", {"A": sheet([])}))
 
