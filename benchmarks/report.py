@@ -23,20 +23,20 @@ from multiprocessing import get_context
 from pathlib import Path
 
 from orchestrator.adapters.files import plan_file
+from orchestrator.adapters.ledger import Ledger
 from orchestrator.adapters.render import write_report
 from orchestrator.core.locate import read_sent
 from orchestrator.core.model import (
+    Accepted,
     BatchId,
-    ChunkRecord,
+    Collected,
     CollectedFile,
     Counts,
+    Ended,
     Load,
     LoadId,
-    Offer,
     Plan,
     SourceFile,
-    Standing,
-    State,
     Target,
 )
 from orchestrator.simulator.leads import write_leads
@@ -85,11 +85,13 @@ def _load(path: Path, file: SourceFile, plan: Plan) -> Load:
     )
 
 
-def fail_all(path: Path, load: Load, plan: Plan) -> list[ChunkRecord]:
-    """Every row of every chunk has failed: the files that Marketo would have given."""
-    records: list[ChunkRecord] = []
-    with path.open("rb") as source:
-        for chunk in plan.chunks:
+def fail_all(path: Path, load: Load, plan: Plan) -> None:
+    """Every row of every chunk has failed: the files that Marketo would have given, and the ledger that knows them."""
+    with Ledger(_ledger(load)) as ledger, path.open("rb") as source:
+        ledger.add_load(load, plan)
+        at = 1.0
+        while ready := ledger.ready(load.id, at, 1):
+            chunk = ledger.chunk(load.id, ready[0].number)
             content = b""
             for span in chunk.spans:
                 source.seek(span.start)
@@ -101,36 +103,34 @@ def fail_all(path: Path, load: Load, plan: Plan) -> list[ChunkRecord]:
                 writer.writerow([*row.cells, REASONS[row.row % 3]])
             saved = path.parent / f"{chunk.number}.failures"
             saved.write_text(out.getvalue(), encoding="utf-8", newline="")
-            offer = Offer(
-                attempt=1,
-                offered_at=float(chunk.number),
-                slot=1,
-                batch_id=BatchId(chunk.number),
-                accepted_at=float(chunk.number),
-                ended_at=float(chunk.number) + 1,
-                status="Complete",
-                counts=Counts(0, chunk.rows, 0),
-                collected_at=float(chunk.number) + 1,
-                failures=CollectedFile(str(saved), chunk.rows),
-            )
-            standing = Standing(load.id, chunk.number, chunk.rows, State.SETTLED, attempts=1, offer=offer)
-            records.append(ChunkRecord(chunk, standing, (offer,)))
-    return sorted(records, key=lambda one: (one.chunk.twins, one.chunk.first_row, one.chunk.number))
+            ledger.claim(load.id, chunk.number, at, 10)
+            for fact in (
+                Accepted(at, BatchId(chunk.number)),
+                Ended(at + 1, "Complete", Counts(0, chunk.rows, 0), ""),
+                Collected(at + 1, CollectedFile(str(saved), chunk.rows), None),
+            ):
+                ledger.record(load.id, chunk.number, fact)
+            at += 2.0
 
 
-def ours(load: Load, records: list[ChunkRecord]) -> tuple[float, float]:
+def _ledger(load: Load) -> Path:
+    return Path(load.collected_dir, "ledger.db")
+
+
+def ours(load: Load) -> tuple[float, float]:
     """Seconds, and the peak of this process's memory in MB."""
     begun = time.process_time()
-    written = write_report(
-        load=load,
-        records=lambda: iter(records),
-        rejected=(),
-        folder=Path(load.report_dir),
-        calls={},
-        started_at=0.0,
-        finished_at=1.0,
-        exit_code=3,
-    )
+    with Ledger(_ledger(load)) as ledger:
+        written = write_report(
+            load=load,
+            records=lambda: ledger.records(load.id),
+            rejected=(),
+            folder=Path(load.report_dir),
+            calls={},
+            started_at=0.0,
+            finished_at=1.0,
+            exit_code=3,
+        )
     assert written.rows == load.rows
     assert written.discrepancies == ()
     return time.process_time() - begun, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
@@ -150,12 +150,12 @@ def peer(load: Load) -> float:
 
 def compare(name: str, path: Path, batches: int, rounds: int) -> Iterator[str]:
     load, plan = a_load(path, batches)
-    records = fail_all(path, load, plan)
+    fail_all(path, load, plan)
     times: list[tuple[float, float]] = []
     peak_mb = 0.0
     for _ in range(rounds):
         with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as alone:
-            mine, used_mb = alone.submit(ours, load, records).result()
+            mine, used_mb = alone.submit(ours, load).result()
         with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as alone:
             theirs = alone.submit(peer, load).result()
         times.append((mine, theirs))
