@@ -155,8 +155,7 @@ class ApartPlanner(Planner):
                 ],
                 axis=1,
             )
-            view, offsets = memoryview(scan.data), spans[:, :2] - scan.base
-            draft.digest.update(b"".join([view[start:end] for start, end in offsets.tolist()]))
+            draft.digest.update(_joined(scan, starts[run][begins], stops[run][lasts]))
             self._spans_of_draft.append(spans)
             draft.size_bytes += int(ends[cut - 1]) - before
             draft.rows += cut - first
@@ -176,12 +175,13 @@ class ApartPlanner(Planner):
             assert self._head is not None
             for _ in range(self._twins.chunks):
                 self._twin_chunks.append(_TwinChunk(hashlib.sha256(self._head.raw), len(self._head.raw)))
-        view, chunks = memoryview(scan.data), self._twin_chunks
-        for start, stop, number in zip(starts.tolist(), stops.tolist(), into.tolist(), strict=True):
-            chunk = chunks[number]
-            chunk.digest.update(view[start:stop])
-            chunk.size_bytes += stop - start
-            chunk.rows += 1
+        by_chunk = np.argsort(into, kind="stable")
+        for some in np.split(by_chunk, np.flatnonzero(np.diff(into[by_chunk])) + 1):
+            chunk = self._twin_chunks[into[some[0]]]
+            content = _joined(scan, starts[some], stops[some])
+            chunk.digest.update(content)
+            chunk.size_bytes += len(content)
+            chunk.rows += len(some)
         self._twin_spans.put(into, np.stack([*places, np.ones_like(rows), rows, lines], axis=1))
 
     def _close_chunk(self) -> None:
@@ -232,6 +232,12 @@ class _SpanFile:
         self._file.seek(start)
         spans = np.frombuffer(self._file.read(size), np.int64).reshape(-1, 5)
         return (Span(*span) for span in spans.tolist())
+
+
+def _joined(scan: Scan, starts: Numbers, stops: Numbers) -> bytes:
+    """The bytes of a scan from each start to its stop."""
+    view = memoryview(scan.data)
+    return b"".join([view[start:stop] for start, stop in zip(starts.tolist(), stops.tolist(), strict=True)])
 
 
 class _Superseded:

@@ -7,6 +7,7 @@ enough; a bucket is a piece of each run. The file is handed in and is only asked
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from itertools import islice
 from typing import Any, BinaryIO, Final
 
 import numpy as np
@@ -58,6 +59,11 @@ class Spill:
                 pieces, rows = [], 0
         if rows:
             yield np.concatenate(pieces)
+
+    def again(self, bucket: int) -> Callable[[], Iterator[Numbers]]:
+        """Its pieces for as often as that is called: read once, where there is one piece."""
+        first = list(islice(self.pieces(bucket), 2))
+        return (lambda: self.pieces(bucket)) if len(first) > 1 else (lambda: iter(first))
 
     def bucket(self, bucket: int) -> Numbers:
         """All of a bucket's records."""

@@ -119,14 +119,15 @@ class Twins:
     # --- inside -----------------------------------------------------------------------------------------
 
     def _take(self, by_hash: Spill, bucket: int) -> None:
-        hashes = _met_twice(by_hash.pieces(bucket))
+        pieces = by_hash.again(bucket)
+        hashes = _met_twice(pieces())
         if not len(hashes):
             return
         found = Found(hashes)
-        for records in by_hash.pieces(bucket):
+        for records in pieces():
             found.add(*found.of(records))
         self.keys += len(hashes)
-        for records in by_hash.pieces(bucket):
+        for records in pieces():
             self._place(found, *found.of(records))
 
     def _place(self, found: Found, keys: Numbers, places: Numbers, second_hashes: Numbers) -> None:
