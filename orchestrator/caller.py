@@ -53,6 +53,8 @@ class Caller:
         self._window = CallWindow(calls_per_20s)
         self._turns = turns or anyio.Semaphore(concurrent_calls)
         self._window_lock = anyio.Lock()
+        self.next_turn_at = 0.0
+        """When a call that waits for its turn is made; in the past when none waits."""
         self._token_lock = anyio.Lock()
         self._token: Token | None = None
         self._token_until = 0.0
@@ -105,7 +107,8 @@ class Caller:
     async def _turn(self) -> None:
         """Wait until one more call fits into the window, and take that place."""
         async with self._window_lock:  # first come, first served: nobody starves
-            while (at := self._window.next_at(self._clock.now())) > self._clock.now():  # noqa: ASYNC110
+            while (at := self._window.next_at(self._clock.now())) > self._clock.now():
+                self.next_turn_at = at
                 await anyio.sleep(at - self._clock.now())
             self._window.made(self._clock.now())
 

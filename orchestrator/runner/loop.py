@@ -378,9 +378,7 @@ class Runner:
 
     async def _say(self, decision: Decision, work_unsent: int, now: float) -> None:
         """Write down what this run wants, waits for and expects: when that changes, and every ten seconds."""
-        said, waiting_for = self._said, decision.waiting_for
-        if self._caller.paused_until > now + 1.0:
-            waiting_for = "calls: Marketo asked this subscription to make fewer of them"
+        said, waiting_for = self._said, self._waiting_for(decision, now)
         changed = (decision.wants, waiting_for) != (said.unsent, said.waiting_for)
         if now - said.heard_at < (SAY_AGAIN_S if changed else SAY_EVERY_S):
             return
@@ -399,6 +397,14 @@ class Runner:
         settled = self._books.settled
         if self.estimate is None and ends_at is not None and settled >= ESTIMATED_AFTER * self._load.rows:
             self.estimate = Estimate(now, ends_at)
+
+    def _waiting_for(self, decision: Decision, now: float) -> str:
+        """What the next call waits for stands in the way of everything else."""
+        if self._caller.paused_until > now + 1.0:
+            return "calls: Marketo asked this subscription to make fewer of them"
+        if self._caller.next_turn_at > now + 1.0:
+            return "calls: as many as are allowed were made in the last 20 s (limits.calls_per_20s)"
+        return decision.waiting_for
 
     async def _tell(self, run: Run) -> None:
         await self._books.ask(self._ledger.tell, self._load.id, run)
@@ -483,7 +489,7 @@ class Runner:
                 slots_limit=self._limits.queued_jobs,
                 bytes_sent=self._marketo.sent_bytes,
                 eta_s=decision.eta_s if decision is not None else None,
-                waiting_for=decision.waiting_for if decision is not None else "",
+                waiting_for=self._waiting_for(decision, now) if decision is not None else "",
                 calls_made=self._caller.calls,
                 calls_left=self._quota.left() if self._quota is not None else None,
             )

@@ -106,6 +106,16 @@ def test_status_says_what_a_running_load_waits_for(tmp_path: Path) -> None:
         assert "waiting" not in market.run("status").out
 
 
+def test_status_says_that_a_load_may_not_make_more_calls(tmp_path: Path) -> None:
+    """The limit is our own: whoever set it must find it."""
+    write_leads(tmp_path / "leads.csv", 2_000, bad_share=0)
+    with shop(tmp_path) as market:
+        load = market.start("load", "leads.csv", ORCHESTRATOR_LIMITS__CALLS_PER_20S="4")
+        wait_until("it says so", lambda: any("limits.calls_per_20s" in str(one["waiting_for"]) for one in told(market)))
+        load.terminate()
+        load.communicate(timeout=60)
+
+
 def test_status_says_why_a_load_stopped_early(tmp_path: Path) -> None:
     """The process is gone: what it knew must not be."""
     write_leads(tmp_path / "leads.csv", 2_000, bad_share=0)
