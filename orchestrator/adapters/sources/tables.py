@@ -42,8 +42,9 @@ WATCH_S = 0.1
 """How often a running query is looked after."""
 
 _NUMBERS = "TINYINT SMALLINT INTEGER BIGINT HUGEINT UTINYINT USMALLINT UINTEGER UBIGINT UHUGEINT DECIMAL"
-_PLAIN = {*_NUMBERS.split(), "VARCHAR", "UUID", "BOOLEAN", "TIME", "TIME WITH TIME ZONE", "JSON", "ENUM"}
-"""Types whose text is what DuckDB makes of them."""
+_OTHERS = ("VARCHAR", "UUID", "BOOLEAN", "TIME", "TIME_NS", "TIME WITH TIME ZONE", "JSON", "ENUM", '"NULL"')
+_PLAIN = {*_NUMBERS.split(), *_OTHERS}
+"""Types whose text is what DuckDB makes of them. (The last one is a column's that has no value at all.)"""
 
 
 class Tables:
@@ -137,6 +138,10 @@ class Tables:
             if base == "TIMESTAMP WITH TIME ZONE":
                 moment = f"replace(CAST(make_timestamp(epoch_us({column})) AS VARCHAR), ' ', 'T') || 'Z'"
                 return f"CASE {infinite} ELSE {moment} END"
+            if base == "TIMESTAMPTZ_NS":
+                infinite = infinite.replace(column, f"CAST({column} AS TIMESTAMPTZ)", 1)
+                moment = f"replace(CAST(make_timestamp_ns(epoch_ns({column})) AS VARCHAR), ' ', 'T') || 'Z'"
+                return f"CASE {infinite} ELSE {moment} END"
             return f"CASE {infinite} ELSE replace(CAST({column} AS VARCHAR), ' ', 'T') END"
         if base in ("FLOAT", "DOUBLE"):
             return _number(column)
@@ -218,11 +223,15 @@ def _name(value: str) -> str:
 
 
 def _number(column: str) -> str:
-    """A floating number in plain digits: the shortest that are this number, written without an exponent."""
+    """A floating number in plain digits: the shortest that are this number, written without an exponent.
+
+    NaN is told by its text: of Parquet, isnan answers by the column's smallest and largest number, which leave NaN out.
+    """
     text = f"CAST({column} AS VARCHAR)"
     return (
-        f"CASE WHEN {column} = 0 THEN '0' WHEN isnan({column}) THEN NULL "
-        f"WHEN isinf({column}) THEN error('an infinite number') WHEN contains({text}, 'e') THEN {_plain(text)} "
+        f"CASE WHEN {column} = 0 THEN '0' WHEN ends_with({text}, 'nan') THEN NULL "
+        f"WHEN ends_with({text}, 'inf') THEN error('an infinite number') "
+        f"WHEN contains({text}, 'e') THEN {_plain(text)} "
         f"WHEN ends_with({text}, '.0') THEN replace({text}, '.0', '') ELSE {text} END"
     )
 

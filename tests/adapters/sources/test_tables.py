@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import gzip
 import sys
+import zlib
 from pathlib import Path
 
 import duckdb
@@ -67,6 +69,36 @@ def test_floating_numbers_are_read_back_as_the_same_number(tmp_path: Path, value
     (_, (found,)) = spooled(tmp_path, parquet(tmp_path / "a.parquet", "SELECT ?::DOUBLE AS v", value)).rows
     assert float(found) == value
     assert "e" not in found.lower()
+
+
+BY_ARROW = (
+    "eNoLcAwyFGUQNRH10xFlATLYRNlkzBg02JIcKvRSUiXYEsG0oCADA4N8NwcDCDAxJyclJCQkpjBP6uQTrdJcqRAmNIOV4cuxqV1SQGmg"
+    "ITKiDgjTJFgYGA7YQ0gxBg0kHnZTEywS+I98ZQhuniPOBzFOR9QFyTiIcgYGBwQLaCwWUezGMzTLfxWYdZCR4c5TrQAxmHtRLGje9Tp3"
+    "u/4OcQRLjEkDiyg2C9Jy7n21Kt/9j6+Q4SRf0RSoD3hETRAWYHEVA8Oao2kz2ECKWSRzTBkk2IqTM1JzE0W5gHpVmSRYgezMHFUGH5Bm"
+    "UQ6QSHFyflEqgygXkM1SlFgCZLKAmMWpqXk5PYIyNmDzRZlAYnn5eak5e4BcMRZJGckYNQYZUR5JVTYGSai5oixiLGJNjGJzGNU4bLBG"
+    "vqSMKMgbTAw2YhKSbJJqDMD4YwCZwwE1B+wasDlVYvMY1ZYw2uCNdoR5msimcUFMA/sHbNgqRrFDjGqHmGxIinUcprNATQcFEdj0WWDT"
+    "W1hsSIpyVNOZmKCmM0FNBwU22HQjsSi1Y6yeKKpBTmEQ+wSUVuMQA8a3hkJBYlFhaWqJbnJBgW5iUVF+uUJZalFxZn6egpGZnoGeoWQM"
+    "MMqREYMS0MYAYK4FAMUyrV0="
+)
+"""A file that pyarrow wrote, packed: pa.table({"email": [...], "score": pa.array([1.5, nan], pa.float32()), "rate":
+[nan, 2.0], "seen": pa.array([1709168523456789123, None], pa.timestamp("ns", tz="Europe/Berlin")), "none":
+pa.nulls(2)})."""
+
+
+def test_a_file_as_arrow_writes_it_is_read(tmp_path: Path) -> None:
+    """Most files of pandas and Spark are: NaN is not counted among a column's numbers there, times are of nanoseconds,
+    and a column may have no type since it has no value."""
+    source = tmp_path / "a.parquet"
+    source.write_bytes(zlib.decompress(base64.b64decode(BY_ARROW)))
+    expected = [
+        ["email", "score", "rate", "seen", "none"],
+        ["a@x.de", "1.5", "", "2024-02-29T01:02:03.456789123Z", ""],
+        ["b@x.de", "", "2", "", ""],
+    ]
+    assert spooled(tmp_path, source).rows == expected
+    assert spooled(tmp_path, source, query="SELECT *, NULL AS more FROM source").rows == [
+        [*row, more] for row, more in zip(expected, ["more", "", ""], strict=True)
+    ]
 
 
 def test_a_null_in_a_single_column_is_a_row(tmp_path: Path) -> None:
