@@ -280,9 +280,13 @@ def _search(file: EchoFile, rows: _Rows) -> list[_Found]:
         one = _Found(list(rows.by_cells.get(tuple(map(_plain, echo.cells)), ())), part=echo.at < reached)
         for alike, stop in _texts_at(file.text, echo.at, rows, one):
             reached = max(reached, stop)
-            if alike not in one.by_cells and alike not in one.by_text:
+            if alike in one.by_cells:
+                continue
+            if alike not in one.by_text:
                 one.by_text.append(alike)
-                one.stop = max(one.stop, stop)
+            one.stop = max(
+                one.stop, stop
+            )  # of a row with an empty key at its end, the text with and without it stand here
         if one.by_text:
             one.reason = rest_of_record(file.text, one.stop + 1, rows.delimiter)
         at = max(at, _line_end(file.text, echo.at) + 1)

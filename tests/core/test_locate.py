@@ -444,6 +444,17 @@ def test_an_unknown_column_is_not_taken_for_the_end_of_a_value() -> None:
     assert not place.candidates or sent[0] in place.candidates
 
 
+@pytest.mark.parametrize("columns", [3, 4, 5])
+def test_a_row_of_several_lines_that_ends_with_its_empty_key_keeps_its_reason(columns: int) -> None:
+    """Without quotes, its text with the empty key and the one without stand there both: the longer one is the row's."""
+    header = [*(f"c{n}" for n in range(columns - 1)), "email"]
+    sent = sent_rows(["a", *["b"] * (columns - 3), "c\nd", ""])
+    content = ",".join(header) + f",{REASON}\n" + ",".join(sent[0].cells) + ",no key\n"
+    (place, *rest) = places_of(content, header, sent)
+    assert (place.sent, place.reason) == (sent[0], "no key")
+    assert all(one.continues for one in rest)
+
+
 def test_a_row_that_lacks_its_empty_key_is_not_found_by_the_value_that_moved_up() -> None:
     """The next column's value stands where the key would."""
     sent = sent_rows(("", "7", "x"), ("7", "8", "y"))
