@@ -137,10 +137,12 @@ class _Reader:
             contents = chain([first], contents)
             into = self._temporary() if self._reading.tagged else self._spool
             if query is None:
-                merged = self._merged(into, self._texts(kind, contents), kind == "text", self._reading.renamed)
+                texts = self._texts(kind, contents)
+                merged = self._merged(into, texts, kind == "text", renamed=self._reading.renamed)
             else:
                 blocks = self._queried(query, kind, contents)
-                merged = self._merged(into, iter([(self.now, "query.csv", blocks)]), False, self._reading.renamed)
+                texts = iter([(self.now, "query.csv", blocks)])
+                merged = self._merged(into, texts, False, renamed=self._reading.renamed)
             if into is not self._spool:
                 into.flush()
                 self._tag(into, merged.format)
@@ -166,10 +168,13 @@ class _Reader:
         into: Spool,
         texts: Iterator[tuple[str, str, Iterator[bytes]]],
         counts_lines: bool,
+        *,
         renamed: tuple[tuple[str, str], ...] = (),
+        from_header: bool = False,
     ) -> _Merge:
         told = self._format if counts_lines else None
-        merge = _Merge(into, renamed, told, self._places, several=len(self._paths) > 1)
+        several = len(self._paths) > 1
+        merge = _Merge(into, renamed, told, self._places, several=several, from_header=from_header)
         for name, inner, blocks in texts:
             merge.add(name, inner, blocks, counts_lines=counts_lines)
         return merge
@@ -182,7 +187,8 @@ class _Reader:
             found.parquet(files)
         else:
             text_file = self._temporary()
-            merged = self._merged(text_file, self._texts(kind, contents), kind == "text")
+            # To DuckDB the first line is the header, also a blank one.
+            merged = self._merged(text_file, self._texts(kind, contents), kind == "text", from_header=True)
             text_file.flush()
             found = self._undo.enter_context(Tables(self.now, self._temporary(), self._interrupted))
             found.delimited(text_file.path, merged.fields, merged.format)
@@ -318,8 +324,10 @@ class _Merge:
         places: Places,
         *,
         several: bool,
+        from_header: bool,
     ) -> None:
-        self._spool, self._renamed, self._places, self._several = spool, renamed, places, several
+        self._spool, self._renamed, self._places = spool, renamed, places
+        self._several, self._from_header = several, from_header
         self._format, self._told = format, format
         self._first: tuple[Head, str] | None = None
         self._begun_at = 0
@@ -332,7 +340,7 @@ class _Merge:
         before, head = text.head_of(blocks, name, inner, self._told)
         if self._first is None:
             self._first, self._format = (head, name), head.format
-            self._write(before + self._header(head, name))
+            self._write((b"" if self._from_header else before) + self._header(head, name))
         else:
             first, first_name = self._first
             text.check_same(first, first_name, head, name)

@@ -96,7 +96,18 @@ class Tables:
         columns = ", ".join(f"{_text(field)}: 'VARCHAR'" for field in fields)
         options = f"delim = {_text(format.delimiter)}, quote = '\"', escape = '\"', header = true, auto_detect = false"
         options += f", max_line_size = 16000000, buffer_size = 64000000, columns = {{{columns}}}"
-        self._db.execute(f"CREATE VIEW source AS SELECT * FROM read_csv({_text(str(path))}, {options})")
+        if len(fields) == 1:  # a blank line is no row; an empty value is quoted then
+            column, options = _name(fields[0]), f"{options}, allow_quoted_nulls = false"
+            shown, only = f"nullif({column}, '') AS {column}", f" WHERE {column} IS NOT NULL"
+        else:
+            shown, only = "*", ""
+        try:
+            self._db.execute(f"CREATE VIEW source AS SELECT {shown} FROM read_csv({_text(str(path))}, {options}){only}")
+        except self._duckdb.BinderException as error:
+            raise QueryFailed(
+                f"{self._name}: no table can be made of its columns; nothing was sent",
+                remedy="To SQL, names that differ in case only are one: rename one of them.",
+            ) from error
         self._shut([str(path)])
 
     def rows(self, query: str) -> Iterator[bytes]:
@@ -199,7 +210,10 @@ class Tables:
 
 
 _TABLE = "The source is the table `source`."
-_HINT = "A value does not fit the type asked of it, or a row has another number of cells than the header."
+_HINT = (
+    "A value does not fit the type asked of it, a row has another number of cells than the header, or lines end in LF "
+    "here and in CR LF there."
+)
 
 
 def _library(name: str) -> ModuleType:

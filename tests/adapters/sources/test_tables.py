@@ -233,6 +233,32 @@ def test_a_query_reads_its_source_and_nothing_else(tmp_path: Path, query: str) -
         spooled(tmp_path, tmp_path / "a.csv", query=query)
 
 
+@pytest.mark.parametrize("before", ["\n\n", "\ufeff\r\n\r\n", "\ufeff"])
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_the_header_is_no_row_of_a_query_whatever_stands_before_it(tmp_path: Path, before: str, end: str) -> None:
+    """A lead whose e-mail address is `email` would be made."""
+    (tmp_path / "a.csv").write_bytes(end.join([f'{before}email,"a{end}b"', "x,1", ""]).encode())
+    assert spooled(tmp_path, tmp_path / "a.csv", query="SELECT email FROM source").rows == [["email"], ["x"]]
+
+
+def test_a_blank_line_of_a_single_column_is_no_row_of_a_query(tmp_path: Path) -> None:
+    """As it is none without a query; a value that is empty is a row."""
+    (tmp_path / "a.csv").write_bytes(b'email\nx\n\n""\ny\n\n')
+    assert spooled(tmp_path, tmp_path / "a.csv", query="SELECT email, email IS NULL AS n FROM source").rows == [
+        ["email", "n"],
+        ["x", "false"],
+        ["", "true"],
+        ["y", "false"],
+    ]
+
+
+def test_columns_that_are_one_to_sql_are_refused(tmp_path: Path) -> None:
+    """Marketo's names differ by case; it is no fault of ours."""
+    (tmp_path / "a.csv").write_bytes(b"email,Email\nx,y\n")
+    with pytest.raises(QueryFailed, match=r"a\.csv: no table can be made of its columns"):
+        spooled(tmp_path, tmp_path / "a.csv", query="SELECT * FROM source")
+
+
 def test_what_a_query_stumbles_over_is_not_shown(tmp_path: Path) -> None:
     """DuckDB quotes values and whole lines in its errors."""
     (tmp_path / "a.csv").write_text("email,n\nsecret@example.com,secret\n")
