@@ -70,7 +70,9 @@ class Place:
 def read_echoes(content: bytes, format: Format) -> EchoFile:
     """A failure or warning file, however malformed. Blank lines are no records."""
     text = content.decode("utf-8-sig", errors="replace").replace("\r\n", "\n")
-    source = _Lines(text, "\n", 0, len(text))
+    # A value may have a carriage return alone, which csv refuses where it is not quoted: it is read as NUL meanwhile.
+    has_return = "\r" in text and "\0" not in text
+    source = _Lines(text.replace("\r", "\0") if has_return else text, "\n", 0, len(text))
     reader = csv.reader(source, delimiter=format.delimiter)
     columns: tuple[str, ...] | None = None
     records: list[Echo] = []
@@ -80,10 +82,12 @@ def read_echoes(content: bytes, format: Format) -> EchoFile:
             record = next(reader)
         except StopIteration:
             break
-        except csv.Error:  # a carriage return alone, or a value longer than csv allows: passed over
+        except csv.Error:  # a carriage return alone in a file with NUL, or a value longer than csv allows: passed over
             continue
         if not record:
             continue
+        if has_return:
+            record = [cell.replace("\0", "\r") for cell in record]
         if columns is None:
             columns = tuple(record[:-1] if record[-1] in REASON_COLUMNS else record)
         else:

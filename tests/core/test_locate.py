@@ -109,6 +109,16 @@ def test_a_very_long_value_is_read_like_any_other() -> None:
     assert place.sent == sent[0]
 
 
+@pytest.mark.parametrize("value", ["one\rtwo", '"one\rtwo"', "one\r"])
+def test_a_value_with_a_carriage_return_alone_is_a_record_like_others(value: str) -> None:
+    """csv refuses it without quotes: a failed row would be counted, and listed nowhere."""
+    plain = value.strip('"')
+    sent = sent_rows(("a@x", plain, "1"), ("b@x", "two", "1"))
+    file = read_echoes(f"email,note,n,{REASON}\nb@x,two,1,bad\na@x,{value},1,worse\n".encode(), Format.CSV)
+    assert [(echo.cells, echo.reason) for echo in file.records] == [(sent[1].cells, "bad"), (sent[0].cells, "worse")]
+    assert [place.sent for place in locate(file, ("email", "note", "n"), sent, "email", Format.CSV)] == sent[::-1]
+
+
 # --- result files as they ought to be ---------------------------------------------------------------------
 
 TIDY = [
