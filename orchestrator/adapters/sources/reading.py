@@ -27,7 +27,14 @@ from orchestrator.core.header import Head
 from orchestrator.core.model import ROW_TAG, Format, Origin, Original, Reading
 from orchestrator.core.origins import called
 from orchestrator.core.tags import Tagger
-from orchestrator.errors import ArchiveUnsound, FilesDiffer, SourceUnusable, UnclosedQuote, UnknownColumn
+from orchestrator.errors import (
+    ArchiveUnsound,
+    DuplicateColumn,
+    FilesDiffer,
+    SourceUnusable,
+    UnclosedQuote,
+    UnknownColumn,
+)
 
 PARQUET, ZIP_SIGNATURES = b"PAR1", (b"PK\x03\x04", b"PK\x05\x06")
 Kind = Literal["text", "json", "workbook", "parquet"]
@@ -371,8 +378,13 @@ class _Merge:
         """The header under its new names."""
         if not self._renamed:
             return head.raw
-        new_names = {old: new for new, old in self._renamed}
+        new_names: dict[str, str] = {}
         for new, old in self._renamed:
+            if new_names.setdefault(old, new) != new:
+                raise DuplicateColumn(
+                    f"{name}: --map gives column {old!r} two names, {new_names[old]!r} and {new!r}",
+                    remedy=f"Leave one of them out. With --query a value can stand in two: SELECT *, … AS {new}.",
+                )
             if old not in head.header.fields:
                 raise UnknownColumn(
                     f"{name}: --map {new}={old}: there is no column {old!r}",
