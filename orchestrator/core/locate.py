@@ -69,7 +69,7 @@ class Place:
 
 def read_echoes(content: bytes, format: Format) -> EchoFile:
     """A failure or warning file, however malformed. Blank lines are no records."""
-    text = content.decode("utf-8-sig", errors="replace").replace("\r\n", "\n")
+    text = _plain(content.decode("utf-8-sig", errors="replace"))
     # A value may have a carriage return alone, which csv refuses where it is not quoted: it is read as NUL meanwhile.
     has_return = "\r" in text and "\0" not in text
     source = _Lines(text.replace("\r", "\0") if has_return else text, "\n", 0, len(text))
@@ -423,5 +423,8 @@ _QUOTED_LAST_CELL = re.compile(r'"([^"]*+(?:""[^"]*+)*+)"(?=\n|\Z)')
 
 
 def _plain(value: str) -> str:
-    """A value as it is compared: a line end in it may come back in either form."""
-    return value.replace("\r\n", "\n")
+    """A value as it is compared: a line end in it may come back in either form. (CR CR LF is one, too: what a line end
+    becomes that was made CR LF twice.)"""
+    while "\r\n" in value:
+        value = value.replace("\r\n", "\n")
+    return value

@@ -119,6 +119,16 @@ def test_a_value_with_a_carriage_return_alone_is_a_record_like_others(value: str
     assert [place.sent for place in locate(file, ("email", "note", "n"), sent, "email", Format.CSV)] == sent[::-1]
 
 
+@pytest.mark.parametrize("value", ["1\r\r\n2", "1\r\r\n", "1\r\r\r\n2\r"])
+@pytest.mark.parametrize("quoted", [True, False])
+def test_a_line_end_that_was_made_twice_is_one(value: str, quoted: bool) -> None:
+    """Text mode makes CR CR LF of CR LF; the row that has it is found like any other."""
+    sent = sent_rows((value, "a@x"), ("2", "b@x"))
+    echoed = f'"{value}"' if quoted else value
+    places = places_of(f"note,email,{REASON}\n{echoed},a@x,bad\n", ("note", "email"), sent)
+    assert places[0].sent == sent[0]
+
+
 # --- result files as they ought to be ---------------------------------------------------------------------
 
 TIDY = [
