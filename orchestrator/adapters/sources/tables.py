@@ -42,9 +42,11 @@ WATCH_S = 0.1
 """How often a running query is looked after."""
 
 _NUMBERS = "TINYINT SMALLINT INTEGER BIGINT HUGEINT UTINYINT USMALLINT UINTEGER UBIGINT UHUGEINT DECIMAL"
-_OTHERS = ("VARCHAR", "UUID", "BOOLEAN", "TIME", "TIME_NS", "TIME WITH TIME ZONE", "JSON", "ENUM", '"NULL"')
-_PLAIN = {*_NUMBERS.split(), *_OTHERS}
-"""Types whose text is what DuckDB makes of them. (The last one is a column's that has no value at all.)"""
+_OTHERS = ("VARCHAR", "UUID", "BOOLEAN", "TIME", "TIME_NS", "TIME WITH TIME ZONE", "JSON", "ENUM")
+_NO_VALUE = '"NULL"'
+"""The type of a column that has no value at all."""
+_PLAIN = {*_NUMBERS.split(), *_OTHERS, _NO_VALUE}
+"""Types whose text is what DuckDB makes of them."""
 
 
 class Tables:
@@ -68,22 +70,29 @@ class Tables:
 
     def parquet(self, files: Sequence[tuple[str, Path]]) -> int:
         """Parquet files, (name, path) each, become the table `source`; how many rows they have together."""
-        first: list[str] = []
+        first: list[tuple[str, str]] = []
         for name, path in files:
             self._read_bytes += path.stat().st_size
             try:
-                columns = [row[0] for row in self._db.execute(f"DESCRIBE SELECT * FROM {_parquet([path])}").fetchall()]
+                described = self._db.execute(f"DESCRIBE SELECT * FROM {_parquet([path])}").fetchall()
             except self._duckdb.Error as error:
                 raise ArchiveUnsound(
                     f"{name}: the Parquet file cannot be read: it is cut, damaged, or unknown to DuckDB",
                     remedy="Copy or export it again.",
                 ) from error
+            columns = [(str(column), str(kind)) for column, kind, *_ in described]
             first = first or columns
-            if columns != first:
+            if [column for column, _ in columns] != [column for column, _ in first]:
                 raise FilesDiffer(
                     f"{name} has other columns than {files[0][0]}",
                     remedy="Files of one load have the same columns in the same order.",
                 )
+            for (column, kind), (_, wanted) in zip(columns, first, strict=True):
+                if kind not in (wanted, _NO_VALUE):  # it would be made the first one's: 1.5 a 2, and 007 a 7
+                    raise FilesDiffer(
+                        f"{name}: column {column!r} is {kind}, and in {files[0][0]} {wanted}; nothing was sent",
+                        remedy="To a query, a column has one type in all files. Load them one by one, or without one.",
+                    )
         paths = [path for _, path in files]
         self._db.execute(f"CREATE VIEW source AS SELECT * FROM {_parquet(paths)}")
         self._shut([str(path) for path in paths])

@@ -165,6 +165,19 @@ def test_several_files_are_one_load_and_each_row_has_its_place(tmp_path: Path) -
         spooled(tmp_path, parts[0], parquet(tmp_path / "x.parquet", "SELECT 1 AS m"))
 
 
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [("1::BIGINT", "1.5::DOUBLE"), ("1", "'007'"), ("1.5::DECIMAL(5,1)", "1.567::DECIMAL(8,3)")],
+)
+def test_a_query_makes_no_other_values_of_those_of_a_later_file(tmp_path: Path, first: str, second: str) -> None:
+    """DuckDB makes them the type that the column has in the first one: 2, 7 and 1.6."""
+    parts = [parquet(tmp_path / f"p{n}.parquet", f"SELECT {value} AS v") for n, value in enumerate((first, second))]
+    with pytest.raises(FilesDiffer, match=r"p1\.parquet: column 'v' is [A-Z0-9(,)]+, and in p0\.parquet"):
+        spooled(tmp_path, *parts, query="SELECT * FROM source")
+    values = [value.partition("::")[0].strip("'") for value in (first, second)]
+    assert spooled(tmp_path, *parts).rows == [["v"], *([value] for value in values)]
+
+
 def test_a_cut_or_damaged_file_is_refused_by_name(tmp_path: Path) -> None:
     """Its directory is at its end."""
     whole = parquet(tmp_path / "a.parquet", "SELECT i AS n FROM range(1000) t(i)").read_bytes()
