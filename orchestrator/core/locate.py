@@ -69,8 +69,10 @@ class Place:
 
 def read_echoes(content: bytes, format: Format) -> EchoFile:
     """A failure or warning file, however malformed. Blank lines are no records."""
-    text = content.decode("utf-8-sig", errors="replace").replace("\r\n", "\n")
-    source = _Lines(text, "\n", 0, len(text))
+    text = _plain(content.decode("utf-8-sig", errors="replace"))
+    # A value may have a carriage return alone, which csv refuses where it is not quoted: it is read as NUL meanwhile.
+    has_return = "\r" in text and "\0" not in text
+    source = _Lines(text.replace("\r", "\0") if has_return else text, "\n", 0, len(text))
     reader = csv.reader(source, delimiter=format.delimiter)
     columns: tuple[str, ...] | None = None
     records: list[Echo] = []
@@ -80,10 +82,12 @@ def read_echoes(content: bytes, format: Format) -> EchoFile:
             record = next(reader)
         except StopIteration:
             break
-        except csv.Error:  # a carriage return alone, or a value longer than csv allows: passed over
+        except csv.Error:  # a carriage return alone in a file with NUL, or a value longer than csv allows: passed over
             continue
         if not record:
             continue
+        if has_return:
+            record = [cell.replace("\0", "\r") for cell in record]
         if columns is None:
             columns = tuple(record[:-1] if record[-1] in REASON_COLUMNS else record)
         else:
@@ -280,9 +284,13 @@ def _search(file: EchoFile, rows: _Rows) -> list[_Found]:
         one = _Found(list(rows.by_cells.get(tuple(map(_plain, echo.cells)), ())), part=echo.at < reached)
         for alike, stop in _texts_at(file.text, echo.at, rows, one):
             reached = max(reached, stop)
-            if alike not in one.by_cells and alike not in one.by_text:
+            if alike in one.by_cells:
+                continue
+            if alike not in one.by_text:
                 one.by_text.append(alike)
-                one.stop = max(one.stop, stop)
+            one.stop = max(
+                one.stop, stop
+            )  # of a row with an empty key at its end, the text with and without it stand here
         if one.by_text:
             one.reason = rest_of_record(file.text, one.stop + 1, rows.delimiter)
         at = max(at, _line_end(file.text, echo.at) + 1)
@@ -415,5 +423,8 @@ _QUOTED_LAST_CELL = re.compile(r'"([^"]*+(?:""[^"]*+)*+)"(?=\n|\Z)')
 
 
 def _plain(value: str) -> str:
-    """A value as it is compared: a line end in it may come back in either form."""
-    return value.replace("\r\n", "\n")
+    """A value as it is compared: a line end in it may come back in either form. (CR CR LF is one, too: what a line end
+    becomes that was made CR LF twice.)"""
+    while "\r\n" in value:
+        value = value.replace("\r\n", "\n")
+    return value

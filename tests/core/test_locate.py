@@ -109,6 +109,26 @@ def test_a_very_long_value_is_read_like_any_other() -> None:
     assert place.sent == sent[0]
 
 
+@pytest.mark.parametrize("value", ["one\rtwo", '"one\rtwo"', "one\r"])
+def test_a_value_with_a_carriage_return_alone_is_a_record_like_others(value: str) -> None:
+    """csv refuses it without quotes: a failed row would be counted, and listed nowhere."""
+    plain = value.strip('"')
+    sent = sent_rows(("a@x", plain, "1"), ("b@x", "two", "1"))
+    file = read_echoes(f"email,note,n,{REASON}\nb@x,two,1,bad\na@x,{value},1,worse\n".encode(), Format.CSV)
+    assert [(echo.cells, echo.reason) for echo in file.records] == [(sent[1].cells, "bad"), (sent[0].cells, "worse")]
+    assert [place.sent for place in locate(file, ("email", "note", "n"), sent, "email", Format.CSV)] == sent[::-1]
+
+
+@pytest.mark.parametrize("value", ["1\r\r\n2", "1\r\r\n", "1\r\r\r\n2\r"])
+@pytest.mark.parametrize("quoted", [True, False])
+def test_a_line_end_that_was_made_twice_is_one(value: str, quoted: bool) -> None:
+    """Text mode makes CR CR LF of CR LF; the row that has it is found like any other."""
+    sent = sent_rows((value, "a@x"), ("2", "b@x"))
+    echoed = f'"{value}"' if quoted else value
+    places = places_of(f"note,email,{REASON}\n{echoed},a@x,bad\n", ("note", "email"), sent)
+    assert places[0].sent == sent[0]
+
+
 # --- result files as they ought to be ---------------------------------------------------------------------
 
 TIDY = [
@@ -442,6 +462,17 @@ def test_an_unknown_column_is_not_taken_for_the_end_of_a_value() -> None:
     (place,) = places_of(f"email,note,Lead Id,{REASON}\na@x,n,m,7,bad\n", ("email", "note"), sent)
     assert place.sent in (None, sent[0])
     assert not place.candidates or sent[0] in place.candidates
+
+
+@pytest.mark.parametrize("columns", [3, 4, 5])
+def test_a_row_of_several_lines_that_ends_with_its_empty_key_keeps_its_reason(columns: int) -> None:
+    """Without quotes, its text with the empty key and the one without stand there both: the longer one is the row's."""
+    header = [*(f"c{n}" for n in range(columns - 1)), "email"]
+    sent = sent_rows(["a", *["b"] * (columns - 3), "c\nd", ""])
+    content = ",".join(header) + f",{REASON}\n" + ",".join(sent[0].cells) + ",no key\n"
+    (place, *rest) = places_of(content, header, sent)
+    assert (place.sent, place.reason) == (sent[0], "no key")
+    assert all(one.continues for one in rest)
 
 
 def test_a_row_that_lacks_its_empty_key_is_not_found_by_the_value_that_moved_up() -> None:

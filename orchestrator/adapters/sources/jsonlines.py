@@ -51,6 +51,8 @@ class _Table:
         self._text = io.StringIO(newline="")
         self._writer = csv.writer(self._text)
         self._rows, self._grew = 0, False
+        self._last = ("", 0)
+        """File and line of the last row."""
 
     def add(self, pairs: list[tuple[str, object]], name: str, line: int) -> None:
         columns, cells = self._columns, [""] * len(self._columns)
@@ -66,15 +68,15 @@ class _Table:
             twice = next(key for at, (key, _) in enumerate(pairs) if key in dict(pairs[:at]))
             raise ValuesUnfit(f"{name}: line {line:,}: key {twice!r} stands twice", remedy="Leave one of them out.")
         self._writer.writerow(cells)
-        self._rows += 1
+        self._rows, self._last = self._rows + 1, (name, line)
         if self._text.tell() >= BUFFER_BYTES:
-            self._flush(name, line)
+            self._flush()
 
     def csv(self) -> Iterator[bytes]:
         """The whole text, the header first."""
         if not self._columns:
             raise EmptySource("the JSON lines hold no object", remedy="Nothing was sent; check how it was exported.")
-        self._flush("", 0)
+        self._flush()
         self._body.flush()
         header = io.StringIO(newline="")
         csv.writer(header).writerow(self._columns)
@@ -106,12 +108,13 @@ class _Table:
         self._columns[key] = len(self._columns)
         return self._columns[key]
 
-    def _flush(self, name: str, line: int) -> None:
+    def _flush(self) -> None:
+        name, line = self._last
         try:
             self._body.write(self._text.getvalue().encode())
         except UnicodeEncodeError as error:
             raise UnknownEncoding(
-                f"{name}: before line {line:,}, a value has half of a character (a lone surrogate)",
+                f"{name}: in line {line:,} or before, a value has half of a character (a lone surrogate)",
                 remedy="Mend the file.",
             ) from error
         self._text.seek(0)

@@ -27,7 +27,15 @@ from orchestrator.core.header import Head
 from orchestrator.core.model import ROW_TAG, Format, Origin, Original, Reading
 from orchestrator.core.origins import called
 from orchestrator.core.tags import Tagger
-from orchestrator.errors import ArchiveUnsound, FilesDiffer, SourceUnusable, UnclosedQuote, UnknownColumn, ValuesUnfit
+from orchestrator.errors import (
+    ArchiveUnsound,
+    DuplicateColumn,
+    FilesDiffer,
+    SourceUnusable,
+    UnclosedQuote,
+    UnknownColumn,
+    ValuesUnfit,
+)
 
 PARQUET, ZIP_SIGNATURES = b"PAR1", (b"PK\x03\x04", b"PK\x05\x06")
 Kind = Literal["text", "json", "workbook", "parquet"]
@@ -137,10 +145,12 @@ class _Reader:
             contents = chain([first], contents)
             into = self._temporary() if self._reading.tagged else self._spool
             if query is None:
-                merged = self._merged(into, self._texts(kind, contents), kind == "text", self._reading.renamed)
+                texts = self._texts(kind, contents)
+                merged = self._merged(into, texts, kind == "text", renamed=self._reading.renamed)
             else:
                 blocks = self._queried(query, kind, contents)
-                merged = self._merged(into, iter([(self.now, "query.csv", blocks)]), False, self._reading.renamed)
+                texts = iter([(self.now, "query.csv", blocks)])
+                merged = self._merged(into, texts, False, renamed=self._reading.renamed)
             if into is not self._spool:
                 into.flush()
                 self._tag(into, merged.format)
@@ -166,10 +176,13 @@ class _Reader:
         into: Spool,
         texts: Iterator[tuple[str, str, Iterator[bytes]]],
         counts_lines: bool,
+        *,
         renamed: tuple[tuple[str, str], ...] = (),
+        from_header: bool = False,
     ) -> _Merge:
         told = self._format if counts_lines else None
-        merge = _Merge(into, renamed, told, self._places, several=len(self._paths) > 1)
+        several = len(self._paths) > 1
+        merge = _Merge(into, renamed, told, self._places, several=several, from_header=from_header)
         for name, inner, blocks in texts:
             merge.add(name, inner, blocks, counts_lines=counts_lines)
         return merge
@@ -182,7 +195,8 @@ class _Reader:
             found.parquet(files)
         else:
             text_file = self._temporary()
-            merged = self._merged(text_file, self._texts(kind, contents), kind == "text")
+            # To DuckDB the first line is the header, also a blank one.
+            merged = self._merged(text_file, self._texts(kind, contents), kind == "text", from_header=True)
             text_file.flush()
             found = self._undo.enter_context(Tables(self.now, self._temporary(), self._interrupted))
             found.delimited(text_file.path, merged.fields, merged.format)
@@ -323,8 +337,10 @@ class _Merge:
         places: Places,
         *,
         several: bool,
+        from_header: bool,
     ) -> None:
-        self._spool, self._renamed, self._places, self._several = spool, renamed, places, several
+        self._spool, self._renamed, self._places = spool, renamed, places
+        self._several, self._from_header = several, from_header
         self._format, self._told = format, format
         self._first: tuple[Head, str] | None = None
         self._begun_at = 0
@@ -337,7 +353,7 @@ class _Merge:
         before, head = text.head_of(blocks, name, inner, self._told)
         if self._first is None:
             self._first, self._format = (head, name), head.format
-            self._write(before + self._header(head, name))
+            self._write((b"" if self._from_header else before) + self._header(head, name))
         else:
             first, first_name = self._first
             text.check_same(first, first_name, head, name)
@@ -368,8 +384,13 @@ class _Merge:
         """The header under its new names."""
         if not self._renamed:
             return head.raw
-        new_names = {old: new for new, old in self._renamed}
+        new_names: dict[str, str] = {}
         for new, old in self._renamed:
+            if new_names.setdefault(old, new) != new:
+                raise DuplicateColumn(
+                    f"{name}: --map gives column {old!r} two names, {new_names[old]!r} and {new!r}",
+                    remedy=f"Leave one of them out. With --query a value can stand in two: SELECT *, … AS {new}.",
+                )
             if old not in head.header.fields:
                 raise UnknownColumn(
                     f"{name}: --map {new}={old}: there is no column {old!r}",

@@ -42,7 +42,10 @@ WATCH_S = 0.1
 """How often a running query is looked after."""
 
 _NUMBERS = "TINYINT SMALLINT INTEGER BIGINT HUGEINT UTINYINT USMALLINT UINTEGER UBIGINT UHUGEINT DECIMAL"
-_PLAIN = {*_NUMBERS.split(), "VARCHAR", "UUID", "BOOLEAN", "TIME", "TIME WITH TIME ZONE", "JSON", "ENUM"}
+_OTHERS = ("VARCHAR", "UUID", "BOOLEAN", "TIME", "TIME_NS", "TIME WITH TIME ZONE", "JSON", "ENUM")
+_NO_VALUE = '"NULL"'
+"""The type of a column that has no value at all."""
+_PLAIN = {*_NUMBERS.split(), *_OTHERS, _NO_VALUE}
 """Types whose text is what DuckDB makes of them."""
 
 
@@ -67,22 +70,29 @@ class Tables:
 
     def parquet(self, files: Sequence[tuple[str, Path]]) -> int:
         """Parquet files, (name, path) each, become the table `source`; how many rows they have together."""
-        first: list[str] = []
+        first: list[tuple[str, str]] = []
         for name, path in files:
             self._read_bytes += path.stat().st_size
             try:
-                columns = [row[0] for row in self._db.execute(f"DESCRIBE SELECT * FROM {_parquet([path])}").fetchall()]
+                described = self._db.execute(f"DESCRIBE SELECT * FROM {_parquet([path])}").fetchall()
             except self._duckdb.Error as error:
                 raise ArchiveUnsound(
                     f"{name}: the Parquet file cannot be read: it is cut, damaged, or unknown to DuckDB",
                     remedy="Copy or export it again.",
                 ) from error
+            columns = [(str(column), str(kind)) for column, kind, *_ in described]
             first = first or columns
-            if columns != first:
+            if [column for column, _ in columns] != [column for column, _ in first]:
                 raise FilesDiffer(
                     f"{name} has other columns than {files[0][0]}",
                     remedy="Files of one load have the same columns in the same order.",
                 )
+            for (column, kind), (_, wanted) in zip(columns, first, strict=True):
+                if kind not in (wanted, _NO_VALUE):  # it would be made the first one's: 1.5 a 2, and 007 a 7
+                    raise FilesDiffer(
+                        f"{name}: column {column!r} is {kind}, and in {files[0][0]} {wanted}; nothing was sent",
+                        remedy="To a query, a column has one type in all files. Load them one by one, or without one.",
+                    )
         paths = [path for _, path in files]
         self._db.execute(f"CREATE VIEW source AS SELECT * FROM {_parquet(paths)}")
         self._shut([str(path) for path in paths])
@@ -95,7 +105,18 @@ class Tables:
         columns = ", ".join(f"{_text(field)}: 'VARCHAR'" for field in fields)
         options = f"delim = {_text(format.delimiter)}, quote = '\"', escape = '\"', header = true, auto_detect = false"
         options += f", max_line_size = 16000000, buffer_size = 64000000, columns = {{{columns}}}"
-        self._db.execute(f"CREATE VIEW source AS SELECT * FROM read_csv({_text(str(path))}, {options})")
+        if len(fields) == 1:  # a blank line is no row; an empty value is quoted then
+            column, options = _name(fields[0]), f"{options}, allow_quoted_nulls = false"
+            shown, only = f"nullif({column}, '') AS {column}", f" WHERE {column} IS NOT NULL"
+        else:
+            shown, only = "*", ""
+        try:
+            self._db.execute(f"CREATE VIEW source AS SELECT {shown} FROM read_csv({_text(str(path))}, {options}){only}")
+        except self._duckdb.BinderException as error:
+            raise QueryFailed(
+                f"{self._name}: no table can be made of its columns; nothing was sent",
+                remedy="To SQL, names that differ in case only are one: rename one of them.",
+            ) from error
         self._shut([str(path)])
 
     def rows(self, query: str) -> Iterator[bytes]:
@@ -136,6 +157,10 @@ class Tables:
             infinite = f"WHEN isinf({column}) THEN error('an infinite date')"
             if base == "TIMESTAMP WITH TIME ZONE":
                 moment = f"replace(CAST(make_timestamp(epoch_us({column})) AS VARCHAR), ' ', 'T') || 'Z'"
+                return f"CASE {infinite} ELSE {moment} END"
+            if base == "TIMESTAMPTZ_NS":
+                infinite = infinite.replace(column, f"CAST({column} AS TIMESTAMPTZ)", 1)
+                moment = f"replace(CAST(make_timestamp_ns(epoch_ns({column})) AS VARCHAR), ' ', 'T') || 'Z'"
                 return f"CASE {infinite} ELSE {moment} END"
             return f"CASE {infinite} ELSE replace(CAST({column} AS VARCHAR), ' ', 'T') END"
         if base in ("FLOAT", "DOUBLE"):
@@ -194,7 +219,10 @@ class Tables:
 
 
 _TABLE = "The source is the table `source`."
-_HINT = "A value does not fit the type asked of it, or a row has another number of cells than the header."
+_HINT = (
+    "A value does not fit the type asked of it, a row has another number of cells than the header, or lines end in LF "
+    "here and in CR LF there."
+)
 
 
 def _library(name: str) -> ModuleType:
@@ -218,11 +246,15 @@ def _name(value: str) -> str:
 
 
 def _number(column: str) -> str:
-    """A floating number in plain digits: the shortest that are this number, written without an exponent."""
+    """A floating number in plain digits: the shortest that are this number, written without an exponent.
+
+    NaN is told by its text: of Parquet, isnan answers by the column's smallest and largest number, which leave NaN out.
+    """
     text = f"CAST({column} AS VARCHAR)"
     return (
-        f"CASE WHEN {column} = 0 THEN '0' WHEN isnan({column}) THEN NULL "
-        f"WHEN isinf({column}) THEN error('an infinite number') WHEN contains({text}, 'e') THEN {_plain(text)} "
+        f"CASE WHEN {column} = 0 THEN '0' WHEN ends_with({text}, 'nan') THEN NULL "
+        f"WHEN ends_with({text}, 'inf') THEN error('an infinite number') "
+        f"WHEN contains({text}, 'e') THEN {_plain(text)} "
         f"WHEN ends_with({text}, '.0') THEN replace({text}, '.0', '') ELSE {text} END"
     )
 

@@ -164,7 +164,7 @@ class _Reader:
         part = self._chosen(book, sheet, shared)
         text = io.StringIO(newline="")
         writer = csv.writer(text)
-        width, made_bytes = 0, 0
+        width, made_bytes, number = 0, 0, 0
         rows = _Sheet(self, part, book, shared, self._name)
         for number, cells in rows.rows():
             if not width:
@@ -178,7 +178,7 @@ class _Reader:
                 cells += [""] * (width - len(cells))
             writer.writerow(cells)
             if text.tell() >= BUFFER_BYTES:
-                block = text.getvalue().encode("utf-8", "replace")
+                block = self._encoded(text.getvalue(), number)
                 made_bytes += len(block)
                 if made_bytes > max(RATIO_FROM_BYTES, RATIO_MAX * packed_bytes):
                     raise self.bomb()
@@ -188,7 +188,16 @@ class _Reader:
         if not width:
             raise EmptySource(f"{self._name}: the sheet is empty", remedy="Nothing was sent; say --sheet.")
         rows.complain()
-        yield text.getvalue().encode("utf-8", "replace")
+        yield self._encoded(text.getvalue(), number)
+
+    def _encoded(self, text: str, number: int) -> bytes:
+        try:
+            return text.encode()
+        except UnicodeEncodeError as error:
+            raise ValuesUnfit(
+                f"{self._name}: in row {number:,} or before, a value has half of a character (a lone surrogate)",
+                remedy="Mend it in the workbook; nothing was sent.",
+            ) from error
 
     def bomb(self) -> TooLargeUnpacked:
         return TooLargeUnpacked(
@@ -319,8 +328,11 @@ class _Reader:
 
 
 def unescaped(text: str) -> str:
-    """Characters that XML cannot hold are written _xHHHH_."""
-    return _ESCAPED.sub(lambda match: chr(int(match[1], 16)), text) if "_x" in text else text
+    """Characters that XML cannot hold are written _xHHHH_, those beyond 16 bits in two halves."""
+    if "_x" not in text:
+        return text
+    found = _ESCAPED.sub(lambda match: chr(int(match[1], 16)), text)
+    return found.encode("utf-16", "surrogatepass").decode("utf-16", "surrogatepass")
 
 
 _ROW, _CELL, _VALUE, _TEXT, _FORMULA, _HINT = range(6)

@@ -94,7 +94,7 @@ def test_bytes_that_are_no_utf_8_are_named_by_line_and_byte(tmp_path: Path) -> N
     """Never mojibake."""
     with pytest.raises(UnknownEncoding, match=r"a\.jsonl: line 2: byte 7 of the line \(0xFF\)"):
         spooled(tmp_path, put(tmp_path, b'{"a":1}\n{"a":"\xff"}\n'))
-    with pytest.raises(UnknownEncoding, match="half of a character"):
+    with pytest.raises(UnknownEncoding, match=r"^a\.jsonl: in line 1 or before, a value has half of a character"):
         spooled(tmp_path, put(tmp_path, '{"a":"\\ud800"}\n'))
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import gzip
 import sys
+import zlib
 from pathlib import Path
 
 import duckdb
@@ -69,6 +71,36 @@ def test_floating_numbers_are_read_back_as_the_same_number(tmp_path: Path, value
     assert "e" not in found.lower()
 
 
+BY_ARROW = (
+    "eNoLcAwyFGUQNRH10xFlATLYRNlkzBg02JIcKvRSUiXYEsG0oCADA4N8NwcDCDAxJyclJCQkpjBP6uQTrdJcqRAmNIOV4cuxqV1SQGmg"
+    "ITKiDgjTJFgYGA7YQ0gxBg0kHnZTEywS+I98ZQhuniPOBzFOR9QFyTiIcgYGBwQLaCwWUezGMzTLfxWYdZCR4c5TrQAxmHtRLGje9Tp3"
+    "u/4OcQRLjEkDiyg2C9Jy7n21Kt/9j6+Q4SRf0RSoD3hETRAWYHEVA8Oao2kz2ECKWSRzTBkk2IqTM1JzE0W5gHpVmSRYgezMHFUGH5Bm"
+    "UQ6QSHFyflEqgygXkM1SlFgCZLKAmMWpqXk5PYIyNmDzRZlAYnn5eak5e4BcMRZJGckYNQYZUR5JVTYGSai5oixiLGJNjGJzGNU4bLBG"
+    "vqSMKMgbTAw2YhKSbJJqDMD4YwCZwwE1B+wasDlVYvMY1ZYw2uCNdoR5msimcUFMA/sHbNgqRrFDjGqHmGxIinUcprNATQcFEdj0WWDT"
+    "W1hsSIpyVNOZmKCmM0FNBwU22HQjsSi1Y6yeKKpBTmEQ+wSUVuMQA8a3hkJBYlFhaWqJbnJBgW5iUVF+uUJZalFxZn6egpGZnoGeoWQM"
+    "MMqREYMS0MYAYK4FAMUyrV0="
+)
+"""A file that pyarrow wrote, packed: pa.table({"email": [...], "score": pa.array([1.5, nan], pa.float32()), "rate":
+[nan, 2.0], "seen": pa.array([1709168523456789123, None], pa.timestamp("ns", tz="Europe/Berlin")), "none":
+pa.nulls(2)})."""
+
+
+def test_a_file_as_arrow_writes_it_is_read(tmp_path: Path) -> None:
+    """Most files of pandas and Spark are: NaN is not counted among a column's numbers there, times are of nanoseconds,
+    and a column may have no type since it has no value."""
+    source = tmp_path / "a.parquet"
+    source.write_bytes(zlib.decompress(base64.b64decode(BY_ARROW)))
+    expected = [
+        ["email", "score", "rate", "seen", "none"],
+        ["a@x.de", "1.5", "", "2024-02-29T01:02:03.456789123Z", ""],
+        ["b@x.de", "", "2", "", ""],
+    ]
+    assert spooled(tmp_path, source).rows == expected
+    assert spooled(tmp_path, source, query="SELECT *, NULL AS more FROM source").rows == [
+        [*row, more] for row, more in zip(expected, ["more", "", ""], strict=True)
+    ]
+
+
 def test_a_null_in_a_single_column_is_a_row(tmp_path: Path) -> None:
     """A blank line would be none, and every row after it would have a wrong number."""
     made = spooled(tmp_path, parquet(tmp_path / "a.parquet", "SELECT * FROM (VALUES ('a'), (NULL), ('c')) t(email)"))
@@ -131,6 +163,19 @@ def test_several_files_are_one_load_and_each_row_has_its_place(tmp_path: Path) -
     assert query.rows == [["n"], ["69"]]
     with pytest.raises(FilesDiffer, match=r"x\.parquet has other columns than p0\.parquet"):
         spooled(tmp_path, parts[0], parquet(tmp_path / "x.parquet", "SELECT 1 AS m"))
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [("1::BIGINT", "1.5::DOUBLE"), ("1", "'007'"), ("1.5::DECIMAL(5,1)", "1.567::DECIMAL(8,3)")],
+)
+def test_a_query_makes_no_other_values_of_those_of_a_later_file(tmp_path: Path, first: str, second: str) -> None:
+    """DuckDB makes them the type that the column has in the first one: 2, 7 and 1.6."""
+    parts = [parquet(tmp_path / f"p{n}.parquet", f"SELECT {value} AS v") for n, value in enumerate((first, second))]
+    with pytest.raises(FilesDiffer, match=r"p1\.parquet: column 'v' is [A-Z0-9(,)]+, and in p0\.parquet"):
+        spooled(tmp_path, *parts, query="SELECT * FROM source")
+    values = [value.partition("::")[0].strip("'") for value in (first, second)]
+    assert spooled(tmp_path, *parts).rows == [["v"], *([value] for value in values)]
 
 
 def test_a_cut_or_damaged_file_is_refused_by_name(tmp_path: Path) -> None:
@@ -199,6 +244,32 @@ def test_a_query_reads_its_source_and_nothing_else(tmp_path: Path, query: str) -
     (tmp_path / "a.csv").write_text("email\nx\n")
     with pytest.raises(QueryFailed, match=r"a\.csv: the query"):
         spooled(tmp_path, tmp_path / "a.csv", query=query)
+
+
+@pytest.mark.parametrize("before", ["\n\n", "\ufeff\r\n\r\n", "\ufeff"])
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_the_header_is_no_row_of_a_query_whatever_stands_before_it(tmp_path: Path, before: str, end: str) -> None:
+    """A lead whose e-mail address is `email` would be made."""
+    (tmp_path / "a.csv").write_bytes(end.join([f'{before}email,"a{end}b"', "x,1", ""]).encode())
+    assert spooled(tmp_path, tmp_path / "a.csv", query="SELECT email FROM source").rows == [["email"], ["x"]]
+
+
+def test_a_blank_line_of_a_single_column_is_no_row_of_a_query(tmp_path: Path) -> None:
+    """As it is none without a query; a value that is empty is a row."""
+    (tmp_path / "a.csv").write_bytes(b'email\nx\n\n""\ny\n\n')
+    assert spooled(tmp_path, tmp_path / "a.csv", query="SELECT email, email IS NULL AS n FROM source").rows == [
+        ["email", "n"],
+        ["x", "false"],
+        ["", "true"],
+        ["y", "false"],
+    ]
+
+
+def test_columns_that_are_one_to_sql_are_refused(tmp_path: Path) -> None:
+    """Marketo's names differ by case; it is no fault of ours."""
+    (tmp_path / "a.csv").write_bytes(b"email,Email\nx,y\n")
+    with pytest.raises(QueryFailed, match=r"a\.csv: no table can be made of its columns"):
+        spooled(tmp_path, tmp_path / "a.csv", query="SELECT * FROM source")
 
 
 def test_what_a_query_stumbles_over_is_not_shown(tmp_path: Path) -> None:

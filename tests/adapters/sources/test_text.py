@@ -14,7 +14,14 @@ from hypothesis import strategies as st
 
 from orchestrator.adapters.sources import text
 from orchestrator.core.model import Format
-from orchestrator.errors import FilesDiffer, Misconfigured, UnclosedQuote, UnknownColumn, UnknownEncoding
+from orchestrator.errors import (
+    DuplicateColumn,
+    FilesDiffer,
+    Misconfigured,
+    UnclosedQuote,
+    UnknownColumn,
+    UnknownEncoding,
+)
 
 VALUES = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=12)
 
@@ -163,6 +170,8 @@ def test_a_column_is_renamed_and_nothing_else_is_touched(tmp_path: Path) -> None
     assert made.content == f"\ufeffemail,firstName\r\n{body}".encode()
     with pytest.raises(UnknownColumn, match=r"a\.csv: --map email=mail: there is no column 'mail'"):
         spooled(tmp_path, source, renamed=(("email", "mail"),))
+    with pytest.raises(DuplicateColumn, match=r"a\.csv: --map gives column 'E Mail' two names, 'email' and 'title'"):
+        spooled(tmp_path, source, renamed=(("email", "E Mail"), ("title", "E Mail")))
 
 
 @settings(max_examples=100, deadline=None)

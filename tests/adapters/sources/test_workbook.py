@@ -96,6 +96,13 @@ def test_a_number_format_says_what_a_number_is(code: str, shown: str) -> None:
     assert shows(code) == shown
 
 
+def test_a_character_in_two_halves_is_read_and_half_of_one_refused(tmp_path: Path) -> None:
+    """Question marks in their place would be sent, and nobody be told."""
+    assert one(tmp_path, text("a_xD83D__xDE00_b")) == ["a\U0001f600b"]
+    with pytest.raises(ValuesUnfit, match=r"in row 2 or before, a value has half of a character"):
+        one(tmp_path, text("a_xD83D_b"))
+
+
 def test_cells_of_every_kind_are_what_people_see(tmp_path: Path) -> None:
     """The whole way, through the file."""
     cells = (
