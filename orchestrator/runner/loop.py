@@ -189,13 +189,13 @@ class Runner:
                         await self._books.cancel(CANCELLED, self._clock.now())
                     view = await self._look()
                     now = self._clock.now()
-                    if (reason := self._reason_to_stop(now)) is not None:
-                        self._stop_for(reason)
                     if not self._busy and view.unfinished == 0:
                         if not await self._sent_again():
                             self.over = True
                             break
                         continue
+                    if (reason := self._reason_to_stop(now)) is not None:
+                        self._stop_for(reason)
                     if self._stop is not None or self._stop_requested or self._fault is not None:
                         await self._drain()
                         break
