@@ -51,7 +51,7 @@ def test_a_chunk_whose_answer_is_always_lost_is_not_sent_for_ever(tmp_path: Path
 
 @pytest.mark.parametrize("left", range(1, 12))
 def test_a_load_that_is_done_with_the_last_call_of_the_day_is_done(tmp_path: Path, left: int) -> None:
-    """It was called stopped, and so it was the whole day however often its command was given: nothing was left to do."""
+    """It was called stopped, the whole day and however often its command was given, with nothing left to do."""
     simulation = one_batch(tmp_path, 5.0)
     simulation.sources[0].write_text("email,leadScore\na@example.com,ten\n")  # its failure file is the last call
     simulation.model._calls_today = 45_000 - left  # of 50,000 less the reserve
