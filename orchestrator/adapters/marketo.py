@@ -252,6 +252,8 @@ class Marketo:
             finally:
                 if scope in self._uploads:
                     self._uploads.remove(scope)
+        if anyio.current_time() < scope.deadline:  # `abandon_uploads`
+            return reply.lost(None, why="it was ended before a complete answer came")
         return reply.lost(None, why=f"no complete answer within {deadline_s:.0f} s")
 
 

@@ -413,6 +413,7 @@ def test_uploads_can_be_ended_from_outside_and_say_how_far_they_came() -> None:
     outcome = anyio.run(main)
     assert isinstance(outcome, Failed)
     assert outcome.body_sent
+    assert outcome.why == "it was ended before a complete answer came", "and not a quarter of an hour later"
 
 
 def save(client: Marketo, folder: Path) -> Awaitable[Outcome]:
