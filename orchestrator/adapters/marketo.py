@@ -1,7 +1,7 @@
 """How is each call to Marketo made, and what came back?
 
 One method is one HTTP exchange; what it means is `verdicts.judge`'s business, and whether to repeat it the
-runner's. This is the one place that knows httpx, with the guards httpx needs:
+runner's. It knows httpx (so does `webhook` alone), with the guards httpx needs:
 
 - a total deadline round every call (a dribbled answer passes any read timeout);
 - `Accept-Encoding: identity`, and any Content-Encoding is refused (a small answer could unpack to gigabytes);
