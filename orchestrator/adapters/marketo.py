@@ -388,7 +388,6 @@ def _envelope(body: Any, status: int | None, body_sent: bool) -> Outcome:
             for error in (errors[:ERRORS_READ] if isinstance(errors, list) else [])
             if isinstance(error, dict)
         ),
-        request_id=str(body.get("requestId", ""))[:100],
     )
 
 
