@@ -5,7 +5,8 @@ returned survives a power cut. (Write-ahead logging is avoided on purpose: SQLit
 database when two connections write.) One method is one transaction. `record` is the only way a fact gets in:
 it asks `lifecycle.apply` what the fact means and stores the fact and its meaning together.
 
-Blocking: call it in a worker thread, one call at a time. Nothing outside this module knows which database it is.
+Blocking: call it in a worker thread, one call at a time. Nothing outside this module knows which database it is, but
+`salvage`, which reads damaged ones.
 """
 
 from __future__ import annotations
