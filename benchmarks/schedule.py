@@ -81,7 +81,7 @@ class Place:
     90."""
 
     mix: Mix
-    queue: Queue = field(default_factory=lambda: Queue(PROCESSORS, PLACES))
+    queue: Queue = field(default_factory=lambda: Queue(PROCESSORS))
     ours: list[Job] = field(default_factory=list)
     refused: int = 0
 

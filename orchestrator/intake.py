@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import shlex
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -79,8 +80,10 @@ def paths_of(named: Sequence[str]) -> list[str]:
 
 
 def _matching(pattern: str) -> list[str]:
-    folder = Path(pattern).anchor or "."
-    found = Path(folder).glob(str(Path(pattern).relative_to(Path(pattern).anchor)))
+    path = Path(pattern)
+    # Several stars in a part are one star, as for a shell; pathlib takes them for a mistake.
+    parts = [part if part == "**" else re.sub(r"\*+", "*", part) for part in path.relative_to(path.anchor).parts]
+    found = Path(path.anchor or ".").glob("/".join(parts))
     return sorted(str(path) for path in found if path.is_file())
 
 

@@ -268,21 +268,10 @@ async def resume(
     world = world or World()
     clock = world.clock
     with await anyio.to_thread.run_sync(_ledger, config, world.connect) as ledger:
-        host = config.subscription_host
-        unfinished = [known for known in ledger.loads() if known.finished_at is None and known.subscription == host]
-        if load is not None:
-            found = _known(ledger, load)
-        elif unfinished:
-            found = unfinished[0]
-        else:
-            raise UnknownLoad(
-                f"ledger {ledger.path}: no load into {host} is interrupted",
-                remedy="`orchestrator status` lists the loads.",
-            )
+        found = await anyio.to_thread.run_sync(_to_resume, config, ledger, load)
         if found.finished_at is not None:
             again = partial(_again, config, ledger, found, clock.now())
             return await anyio.to_thread.run_sync(again, limiter=world.heavy)
-        _check_subscription(config, found)
         options = LoadOptions(
             target=found.target,
             on_doubt=on_doubt or found.on_doubt,
@@ -292,6 +281,23 @@ async def resume(
             retry=retry,
         )
         return await _drive(config, ledger, found, options, world, observer, stop)
+
+
+def _to_resume(config: Config, ledger: Ledger, load: str | None) -> Load:
+    """The load whose id begins so, else the newest that is interrupted. Raises UnknownLoad, Misconfigured."""
+    host = config.subscription_host
+    if load is not None:
+        found = _known(ledger, load)
+        if found.finished_at is None:
+            _check_subscription(config, found)
+        return found
+    for found in ledger.loads():
+        if found.finished_at is None and found.subscription == host:
+            return found
+    raise UnknownLoad(
+        f"ledger {ledger.path}: no load into {host} is interrupted",
+        remedy="`orchestrator status` lists the loads.",
+    )
 
 
 def preview_retry(config: Config, load: str, options: RetryOptions, show: Callable[[Again], None]) -> RetrySummary:
@@ -387,19 +393,11 @@ async def _drive(
     clock = world.clock
     owned = ownership if ownership is not None else await anyio.to_thread.run_sync(own, ledger, load)
     try:
-        known = ledger.load(load.id)
+        known = await anyio.to_thread.run_sync(ledger.load, load.id)
         if known is not None and known.finished_at is not None:  # its owner, who was waited for, has finished it
             again = partial(_again, config, ledger, known, clock.now())
             return await anyio.to_thread.run_sync(again, limiter=world.heavy)
-        if options.on_doubt != load.on_doubt:
-            ledger.set_on_doubt(load.id, options.on_doubt)
-            load = replace(load, on_doubt=options.on_doubt)
-        if options.priority is not None and options.priority != load.priority:
-            ledger.set_priority(load.id, options.priority)
-            load = replace(load, priority=options.priority)
-        if options.on_doubt == "resend":
-            for standing in ledger.held(load.id):
-                ledger.record(load.id, standing.number, Released(clock.now()))
+        load = await anyio.to_thread.run_sync(_as_asked, ledger, load, options, clock.now())
         with_source = partial(_with_source, config, ledger, load, _interrupted(stop))
         load = await anyio.to_thread.run_sync(with_source, limiter=world.heavy)
         structlog.contextvars.bind_contextvars(load=load.id)
@@ -407,7 +405,7 @@ async def _drive(
         async with _connected(config, world) as (marketo, caller):
             quota = _quota(config, marketo, caller, clock)
             await quota.ask(PATIENCE_S)  # nothing else, no signal either, is looked at meanwhile
-            if caller.sound_at is not None and _is_new(ledger, load):
+            if caller.sound_at is not None and await anyio.to_thread.run_sync(_is_new, ledger, load):
                 await _check_header(marketo, caller, ledger, load)
             runner = Runner(
                 load,
@@ -440,6 +438,19 @@ async def _drive(
     finally:
         structlog.contextvars.unbind_contextvars("load")
         owned.release()
+
+
+def _as_asked(ledger: Ledger, load: Load, options: LoadOptions, now: float) -> Load:
+    """The load with what this command asks of it anew, which is kept; what was held is released where it goes again."""
+    if options.on_doubt != load.on_doubt:
+        ledger.set_on_doubt(load.id, options.on_doubt)
+    priority = options.priority or load.priority
+    if priority != load.priority:
+        ledger.set_priority(load.id, priority)
+    if options.on_doubt == "resend":
+        for standing in ledger.held(load.id):
+            ledger.record(load.id, standing.number, Released(now))
+    return replace(load, on_doubt=options.on_doubt, priority=priority)
 
 
 def _is_new(ledger: Ledger, load: Load) -> bool:

@@ -31,7 +31,7 @@ from orchestrator.core.origins import source_name
 from orchestrator.core.repair import Repair, parse, read_map
 from orchestrator.core.retry import Again, Tally, rows_again
 from orchestrator.core.worth import Which
-from orchestrator.errors import SourceChanged, SourceMissing, WrongRepairRule
+from orchestrator.errors import SourceChanged, SourceMissing, SpoolFailing, WrongRepairRule
 from orchestrator.intake import Interrupted, Source
 
 MAP_BYTES_MAX = 10_000_000
@@ -57,8 +57,8 @@ class Written:
 
 
 def rows(config: Config, ledger: Ledger, load: Load, retry: Retry, tally: Tally) -> Iterator[Again]:
-    """The rows of a load that go again. Raises SourceMissing, SourceChanged."""
-    with restored(config, ledger, load, lambda: None) as whole:
+    """The rows of a load that go again. Raises SourceMissing, SourceChanged, SpoolFailing."""
+    with _room(ledger), restored(config, ledger, load, lambda: None) as whole:
         yield from _rows(ledger, whole, retry, tally)
         _forget_if_over(ledger, whole)
 
@@ -94,6 +94,7 @@ def written(config: Config, ledger: Ledger, load: Load, retry: Retry) -> Iterato
     folder, name, tally = folder_of(config.ledger_path.resolve()), f"retry of {load.id}", Tally()
     private_folder(folder)
     with (
+        _room(ledger),
         # Numbers of rows only: these may lie in the system's folder for temporary files.
         tempfile.TemporaryFile() as places,
         Spool(folder, bytes_max=config.limits.spool_bytes, name=name) as spool,
@@ -140,6 +141,19 @@ def forget(ledger: Ledger, load: Load) -> None:
         remove(path)
     elif load.retry is None:
         intake.forget(ledger, load)
+
+
+@contextmanager
+def _room(ledger: Ledger) -> Iterator[None]:
+    """What is put aside on the way to a spool file fails as that does, where the disk has no room for it."""
+    try:
+        yield
+    except OSError as error:
+        raise SpoolFailing(
+            f"the rows to be sent again cannot be put together: {error.strerror}; nothing was sent",
+            remedy=f"Make room in {ledger.path.resolve().parent} and {tempfile.gettempdir()}, and run the same command "
+            "again.",
+        ) from error
 
 
 def _forget_if_over(ledger: Ledger, load: Load) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
-from tempfile import TemporaryFile
+from tempfile import TemporaryFile, gettempdir
 from typing import Any
 
 from orchestrator import intake
@@ -32,7 +32,7 @@ from orchestrator.core.origins import called, place
 from orchestrator.core.report import CANDIDATES_MAX
 from orchestrator.core.runs import ReportRow
 from orchestrator.core.tags import is_tagged
-from orchestrator.errors import BooksDoNotBalance, SourceMissing
+from orchestrator.errors import BooksDoNotBalance, SourceMissing, SpoolFailing
 
 WRONG_SOURCE, NOT_BALANCED = 65, 70
 FAULTS_SHOWN = 5
@@ -230,8 +230,14 @@ class _Rows:
         self._again = {chunk["chunk"] for chunk in report["chunks"] if chunk["again"]}
         import numpy as np  # not for every command
 
-        with TemporaryFile() as unnamed:  # four bytes a row: as many as there are need not fit in memory
-            self._chunk_of = np.memmap(unnamed, np.int32, "w+", shape=(plan.rows + 1,))
+        try:
+            with TemporaryFile() as unnamed:  # four bytes a row: as many as there are need not fit in memory
+                self._chunk_of = np.memmap(unnamed, np.int32, "w+", shape=(plan.rows + 1,))
+        except OSError as error:
+            raise SpoolFailing(
+                f"folder {gettempdir()}: no room for the numbers of the rows: {error.strerror}",
+                remedy="Make room there, and run the same command again.",
+            ) from error
         for chunk in plan.chunks:
             for span in chunk.spans:
                 self._chunk_of[span.first_row : span.first_row + span.rows] = chunk.number

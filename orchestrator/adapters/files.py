@@ -15,7 +15,7 @@ from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from queue import SimpleQueue
-from tempfile import SpooledTemporaryFile
+from tempfile import SpooledTemporaryFile, gettempdir
 from threading import Thread
 from typing import Any, BinaryIO, Final, Self, cast
 
@@ -26,7 +26,7 @@ from orchestrator.core.keys import ONE_HASH, TWO_HASHES, Keys
 from orchestrator.core.model import Chunk, Fingerprint, Format, Header, OnDuplicate, Plan, SourceFile
 from orchestrator.core.plan import Planner
 from orchestrator.core.replay import Replay
-from orchestrator.errors import SourceChanged, SourceMissing, SourceUnusable
+from orchestrator.errors import SourceChanged, SourceMissing, SourceUnusable, SpoolFailing
 
 BLOCKS_AHEAD: Final = 1
 """Blocks that are being hashed while rows are found in the next one."""
@@ -89,11 +89,9 @@ def plan_blocks(
 ) -> Plan:
     """The plan of a source that comes in blocks, each time anew. Hashes of it and of each chunk are made beside."""
 
-    folder = None if spill_folder is None else str(spill_folder)
-
     def new_file() -> BinaryIO:
         # No value of a row stands in it: hashes of keys, numbers of rows, offsets.
-        return cast(BinaryIO, _Nameless(SPILLED_FROM_BYTES, dir=folder))
+        return cast(BinaryIO, _Nameless(spill_folder))
 
     keys = None
     if on_duplicate != "ignore" and lookup_field is not None:
@@ -309,10 +307,27 @@ def _blocks(path: Path, file: BinaryIO, size_bytes: int) -> Iterator[bytes]:
 
 
 class _Nameless(SpooledTemporaryFile[bytes]):
-    """A file without a name, in memory while it is small. It goes with its last reference."""
+    """A file without a name, in memory while it is small. It goes with its last reference. Raises SpoolFailing."""
+
+    def __init__(self, folder: Path | None) -> None:
+        super().__init__(SPILLED_FROM_BYTES, dir=None if folder is None else str(folder))
+        self._folder = folder or Path(gettempdir())
+
+    def write(self, data: Any) -> int:
+        try:
+            written = super().write(data)
+            self.flush()  # else it would fail where it is read
+        except OSError as error:
+            raise SpoolFailing(
+                f"folder {self._folder}: what does not fit in memory cannot be put there: {error.strerror}; "
+                "nothing was sent",
+                remedy="Make room there, or put the ledger elsewhere (state.ledger), and run the same command again.",
+            ) from error
+        return written
 
     def __del__(self) -> None:
-        self.close()
+        with suppress(OSError):
+            self.close()
 
 
 _Work = tuple["hashlib._Hash", bytes | memoryview]

@@ -5,7 +5,8 @@ returned survives a power cut. (Write-ahead logging is avoided on purpose: SQLit
 database when two connections write.) One method is one transaction. `record` is the only way a fact gets in:
 it asks `lifecycle.apply` what the fact means and stores the fact and its meaning together.
 
-Blocking: call it in a worker thread, one call at a time. Nothing outside this module knows which database it is.
+Blocking: call it in a worker thread, one call at a time. Nothing outside this module knows which database it is, but
+`salvage`, which reads damaged ones.
 """
 
 from __future__ import annotations
@@ -402,6 +403,14 @@ class Ledger:
         return len(planned), sum(standing.rows for standing in planned)
 
     def _record(self, before: Standing, fact: Fact) -> Standing:
+        after, fact = self._write(before, fact)
+        at_rest = [after] if after.state in lifecycle.AT_REST and after.state is not before.state else []
+        while at_rest:  # one may wait for the other in a row that is longer than Python's stack is deep
+            at_rest += self._tell_waiting(at_rest.pop(), fact)
+        return after
+
+    def _write(self, before: Standing, fact: Fact) -> tuple[Standing, Fact]:
+        """A fact and what it means; the fact as it is written down, its parts numbered."""
         if isinstance(fact, Halved):
             next_number = 1 + int(self._all("SELECT max(number) FROM chunks WHERE load_id = ?", before.load_id)[0][0])
             children = tuple(
@@ -443,9 +452,7 @@ class Ledger:
             "INSERT INTO facts (load_id, chunk, at, kind, detail) VALUES (?, ?, ?, ?, ?)",
             (after.load_id, after.number, fact.at, type(fact).__name__, json.dumps(asdict(fact))),
         )
-        if after.state in lifecycle.AT_REST and after.state is not before.state:
-            self._tell_waiting(after, fact)
-        return after
+        return after, fact
 
     def _after_all_offers(self, standing: Standing, at: float) -> float:
         """This time, but not before any open offer: the fence counts batches that were sent after an answer was lost.
@@ -455,19 +462,20 @@ class Ledger:
         open_ = self.open_chunks(self._subscription(standing.load_id))
         return max([at, *(one.offer.offered_at for one in open_ if one.offer is not None)])
 
-    def _tell_waiting(self, ended: Standing, fact: Fact) -> None:
-        """What becomes of the chunk that waits for one that has come to rest, if one does."""
-        waiting = self._standings("WHERE c.load_id = ? AND c.after = ?", ended.load_id, ended.number)
-        for standing in waiting:
-            if ended.state is State.HELD:
-                why = f"chunk {ended.number} is held, and its rows come first"
-                self._record(standing, HeldBack(at=fact.at, why=why))
-            else:  # the second half comes last
+    def _tell_waiting(self, ended: Standing, fact: Fact) -> list[Standing]:
+        """What becomes of the chunk that waits for one that has come to rest, if one does; returned when it is held."""
+        held: list[Standing] = []
+        for standing in self._standings("WHERE c.load_id = ? AND c.after = ?", ended.load_id, ended.number):
+            if ended.state is not State.HELD:  # the second half comes last
                 after = max(child.number for child in fact.children) if isinstance(fact, Halved) else None
                 self._db.execute(
                     "UPDATE chunks SET after = ? WHERE load_id = ? AND number = ?",
                     (after, standing.load_id, standing.number),
                 )
+            elif standing.state is State.PLANNED:  # it may have been cancelled, or be held since the last time
+                why = f"chunk {ended.number} is held, and its rows come first"
+                held.append(self._write(standing, HeldBack(at=fact.at, why=why))[0])
+        return held
 
     def _put_offer(self, standing: Standing, offer: Offer) -> None:
         counts, failures, warnings = offer.counts, offer.failures, offer.warnings

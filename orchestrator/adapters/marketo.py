@@ -1,7 +1,7 @@
 """How is each call to Marketo made, and what came back?
 
 One method is one HTTP exchange; what it means is `verdicts.judge`'s business, and whether to repeat it the
-runner's. This is the one place that knows httpx, with the guards httpx needs:
+runner's. It knows httpx (so does `webhook` alone), with the guards httpx needs:
 
 - a total deadline round every call (a dribbled answer passes any read timeout);
 - `Accept-Encoding: identity`, and any Content-Encoding is refused (a small answer could unpack to gigabytes);
@@ -252,6 +252,8 @@ class Marketo:
             finally:
                 if scope in self._uploads:
                     self._uploads.remove(scope)
+        if anyio.current_time() < scope.deadline:  # `abandon_uploads`
+            return reply.lost(None, why="it was ended before a complete answer came")
         return reply.lost(None, why=f"no complete answer within {deadline_s:.0f} s")
 
 
@@ -386,7 +388,6 @@ def _envelope(body: Any, status: int | None, body_sent: bool) -> Outcome:
             for error in (errors[:ERRORS_READ] if isinstance(errors, list) else [])
             if isinstance(error, dict)
         ),
-        request_id=str(body.get("requestId", ""))[:100],
     )
 
 

@@ -296,7 +296,7 @@ def parser() -> argparse.ArgumentParser:
     simulator.add_argument("--seed", type=int, default=1, help="of everything random")
     simulator.add_argument("--make-leads", metavar="FILE", help="write sample leads to FILE instead")
     simulator.add_argument("--rows", type=count, default=200_000, help="how many sample leads")
-    simulator.add_argument("-q", "--quiet", action="store_true", help="no request log")
+    simulator.add_argument("-q", "--quiet", action="store_true", help="say neither what to set nor what was done")
     return top
 
 

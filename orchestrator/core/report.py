@@ -5,7 +5,7 @@ rows all failed is Complete. Warned rows are imported. What the counts leave ope
 
     rows = imported + failed + rejected + unsent + unknown
 
-Reading files and writing the report is `adapters/render.py`.
+Reading files and writing the report is `adapters/render`.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ from orchestrator.core.runs import Entry, Kind, ReportRow, row_of, run_of, sendi
 from orchestrator.core.tags import is_tagged, place_tagged, untagged
 from orchestrator.errors import BooksDoNotBalance
 
+CANCELLED = "the load was cancelled before this was sent"
+"""Why a chunk is rejected that Marketo never saw, and so what its rows are listed with."""
 CANDIDATES_MAX = 20
 """Rows named for a record that could be one of several: thousands of equal rows are not listed once for each."""
 
@@ -201,7 +203,7 @@ def _reason_of_all(record: ChunkRecord) -> tuple[Kind, str] | None:
     """What every row of the chunk has in common, when the chunk was refused or its batch failed as a whole."""
     standing, offer = record.standing, record.standing.offer
     if standing.state is State.REJECTED:
-        return "rejected", f"Marketo refused the chunk: {standing.why}"
+        return "rejected", standing.why if standing.why == CANCELLED else f"Marketo refused the chunk: {standing.why}"
     if offer is not None and whole_batch_failed(offer) and standing.state in (State.SETTLED, State.COLLECTING):
         return "failure", broken_by(record) + (f": {offer.message}" if offer.message else "")
     return None

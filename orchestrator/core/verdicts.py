@@ -53,7 +53,6 @@ class Answered:
     success: bool
     result: tuple[Any, ...]
     errors: tuple[ApiError, ...] = ()
-    request_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -132,7 +132,7 @@ class Inside:
 
 
 def look(ledger: Ledger, setup: Setup, inside: Inside) -> Overview:
-    """Blocking; its cost does not grow with the number of chunks."""
+    """Blocking. Loads that this process neither runs nor has ended are counted anew, by all their chunks."""
     known = {load.id: load for load in ledger.recent_loads(LOADS_SHOWN)}
     loads: list[LoadView] = []
     for delivery in (*inside.open, *inside.ended):

@@ -2,8 +2,8 @@
 
 One task for each load that runs; the library does the loading. A load that stops early is tried again, later and later:
 Marketo may be down for hours, and a person may mend the configuration meanwhile. What cannot be loaded at all goes to
-`failed`. `open` has every delivery that is not over, and is what `delivery.json` of each says: it is changed by
-`_change` alone.
+`failed`. `open` has every delivery that is not over. What is to outlive the process is in its `delivery.json` too,
+before anybody is told of it.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """What does a run write down, and what has it counted?
 
-The one way of a run to its ledger: blocking calls go through one door, one at a time, in a worker thread. Facts are
+The one way of a run to its ledger: blocking calls go through one door, one at a time, in a worker thread. Its facts are
 recorded here and nowhere else, and the sums that the progress view shows are kept up as they are. The ledger stays the
 truth: the sums are read off it when a run begins.
 """

@@ -36,6 +36,7 @@ from orchestrator.core.model import (
     Submit,
 )
 from orchestrator.core.origins import source_name
+from orchestrator.core.report import CANCELLED
 from orchestrator.core.schedule import ChunkKey, Decision, Limits, View, in_marketo, next_actions
 from orchestrator.core.share import HEARD_OF_S
 from orchestrator.errors import DoubtHeld, MaxWaitOver, OrchestratorError, Unreachable
@@ -64,7 +65,6 @@ SAY_AGAIN_S = 1.0
 SAY_EVERY_S = 10.0
 """Well within `share.HEARD_OF_S`."""
 QUOTA_PATIENCE_S = 30.0
-CANCELLED = "the load was cancelled before this was sent"
 ESTIMATED_AFTER = 0.1
 """Share of the rows after which the time of the end is held against what it came to."""
 
@@ -190,13 +190,13 @@ class Runner:
                         await self._books.cancel(CANCELLED, self._clock.now())
                     view = await self._look()
                     now = self._clock.now()
-                    if (reason := self._reason_to_stop(now)) is not None:
-                        self._stop_for(reason)
                     if not self._busy and view.unfinished == 0:
                         if not await self._sent_again():
                             self.over = True
                             break
                         continue
+                    if (reason := self._reason_to_stop(now)) is not None:
+                        self._stop_for(reason)
                     if self._stop is not None or self._stop_requested or self._fault is not None:
                         await self._drain()
                         break

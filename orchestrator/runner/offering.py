@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from random import Random
 
+import anyio
 import structlog
 
 from orchestrator.adapters.clock import Clock
@@ -31,7 +32,7 @@ log = structlog.get_logger()
 
 
 class _NoSlot(Exception):
-    """Another load took the last slot between the decision and the claim."""
+    """Another load took the last slot between the decision and the claim; or a stop was asked for."""
 
 
 class Offering:
@@ -56,11 +57,11 @@ class Offering:
         self._load, self._books, self._strikes = load, books, strikes
         self._marketo, self._caller, self._clock, self._rng, self._limits = marketo, caller, clock, rng, limits
         self.under_way: set[ChunkKey] = set()
-        self._closed = False
+        self._closed = anyio.Event()
 
     def close(self) -> None:
         """Begin no upload any more."""
-        self._closed = True
+        self._closed.set()
 
     async def submit(self, action: Submit) -> None:
         """Offer one chunk, and record what became of it."""
@@ -105,13 +106,16 @@ class Offering:
             await self._not_accepted(offered, ruling, now)
 
     async def _claim(self, action: Submit) -> Standing:
-        if self._closed:
+        if self._closed.is_set():
             raise _NoSlot
         assert action.slots <= self._limits.queued_jobs, "more slots than the configuration allows"
         standing = await self._books.claim(action, self._clock.now())
         if standing is None:
             raise _NoSlot
         self.under_way.add((action.load_id, action.number))
+        if self._closed.is_set():  # a stop was asked for while it was written down
+            await self._put_off(standing, "the load was stopped before this was sent")
+            raise _NoSlot
         return standing
 
     async def _put_off(self, offered: Standing, why: str, wait_s: float = 0.0) -> None:

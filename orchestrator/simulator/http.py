@@ -24,7 +24,6 @@ from orchestrator.simulator.model import Marketo, Request
 from orchestrator.simulator.settings import Settings
 
 SLOW_PAUSE_S = 0.05
-HEADERS_DROPPED = frozenset({"content-length", "transfer-encoding"})
 
 
 class Door:

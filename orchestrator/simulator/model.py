@@ -96,7 +96,7 @@ class Marketo:
     def __post_init__(self) -> None:
         self._rng = Random(self.settings.seed)  # noqa: S311 a seed is the point
         self.faults = Faults(Random(self.settings.seed + 1))  # noqa: S311
-        self.queue = Queue(self.settings.workers, self.settings.queue_limit)
+        self.queue = Queue(self.settings.workers)
         self.jobs: dict[int, Job] = {}
         self.leads: dict[tuple[str, ...], list[str]] = {}
         self.violations: list[Violation] = []
@@ -174,11 +174,6 @@ class Marketo:
     def begin_batches_at(self, number: int) -> None:
         """The batch id after which the next one comes."""
         self._next_batch = number
-
-    def expire_tokens(self) -> None:
-        """Every token runs out now, whatever its life was."""
-        for token in self._tokens.values():
-            token.expires_at = self.now
 
     def _client_of(self, request: Request, query: Mapping[str, str]) -> str:
         """The client whose token the request bears; refuses with 601, 602 or 603."""

@@ -24,7 +24,6 @@ class Job:
     format: str = "csv"
     keys: tuple[str, ...] = ()
     sha256: str = ""
-    client: str = ""
     list_id: int | None = None
     fails: bool = False
     ours: bool = True
@@ -54,10 +53,9 @@ class Job:
 
 @dataclass
 class Queue:
-    """Jobs waiting and jobs being processed. `limit` counts both."""
+    """Jobs waiting and jobs being processed. How many there may be is the model's business."""
 
     workers: int
-    limit: int
     waiting: deque[Job] = field(default_factory=deque)
     running: dict[int, Job] = field(default_factory=dict)
     ended: list[Job] = field(default_factory=list)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import resource
 import stat
 from collections.abc import Iterator
 from dataclasses import replace
@@ -19,7 +20,7 @@ from orchestrator.adapters import files
 from orchestrator.adapters.files import ChunkBytes, fingerprint_file, plan_file, private_folder, read_chunk
 from orchestrator.core.model import Chunk, Fingerprint, Format, Plan, SourceFile
 from orchestrator.core.plan import Planner
-from orchestrator.errors import EmptySource, MissingLookupColumn, NotText, SourceChanged, SourceMissing
+from orchestrator.errors import EmptySource, MissingLookupColumn, NotText, SourceChanged, SourceMissing, SpoolFailing
 
 SOURCE = b"email,n\n" + b"".join(b"%d@x,%d\n" % (row, row) for row in range(1, 41))
 
@@ -317,6 +318,34 @@ def test_a_disk_that_fails_while_the_source_is_read_is_said_of_the_source(
         assert str(source) in caught.value.message
     got, error = sent(file, plan, plan.chunks[0])
     assert (got, type(error)) == (b"", SourceMissing)
+
+
+def test_a_disk_without_room_for_what_a_plan_puts_aside_is_said_and_passes(tmp_path: Path) -> None:
+    """A fault of ours, it was called: the daemon gave the file up, where it should try again."""
+    path = tmp_path / "leads.csv"
+    path.write_text("email\n" + "".join(f"{row}@example.com\n" for row in range(60_000)))
+
+    def plan() -> Plan:
+        return plan_file(
+            path,
+            format=None,
+            budget=1_000_000,
+            lookup_field="email",
+            keep_rejected=0,
+            on_duplicate="together",
+            spill_folder=tmp_path,
+        )[1]
+
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
+    try:
+        with pytest.raises(SpoolFailing, match="File too large") as error:
+            plan()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert error.value.exit_code == 75
+    assert str(tmp_path) in error.value.message
+    assert plan().rows == 60_000
 
 
 @pytest.mark.parametrize(

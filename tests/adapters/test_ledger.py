@@ -93,14 +93,14 @@ def a_ledger(folder: Path, chunks: int = 3) -> tuple[Ledger, LoadId]:
     return ledger, load.id
 
 
-def in_a_row(folder: Path) -> tuple[Ledger, LoadId]:
-    """Three chunks of one key, each of which waits for the one before."""
-    ledger, plan = Ledger(folder / "state" / "ledger.db"), a_plan(3)
+def in_a_row(folder: Path, chunks: int = 3) -> tuple[Ledger, LoadId]:
+    """Chunks of one key, each of which waits for the one before."""
+    ledger, plan = Ledger(folder / "state" / "ledger.db"), a_plan(chunks)
     waiting = [replace(c, twins=True, after=ChunkNumber(c.number - 1) if c.number > 1 else None) for c in plan.chunks]
     plan = replace(plan, chunks=tuple(waiting))
     load = a_load(plan)
     ledger.add_load(load, plan)
-    assert [ledger.chunk(load.id, ChunkNumber(n)) for n in (1, 2, 3)] == waiting
+    assert [ledger.chunk(load.id, chunk.number) for chunk in waiting] == waiting
     return ledger, load.id
 
 
@@ -132,6 +132,40 @@ def test_a_chunk_that_waits_cannot_be_offered(tmp_path: Path) -> None:
     ledger, load_id = in_a_row(tmp_path)
     with pytest.raises(sqlite3.IntegrityError, match="at rest"):
         ledger.claim(load_id, ChunkNumber(2), 1.0, 10)
+    ledger.close()
+
+
+LOST_AND_LEFT = (AnswerLost(2.0, "cut"), DoubtEnded(9.0, "lease", resend=False))
+
+
+def test_a_row_of_waiting_chunks_of_any_length_is_held_with_its_first(tmp_path: Path) -> None:
+    """A key with millions of rows: what is held goes from one chunk to the next, and was a call in a call in a call."""
+    ledger, load_id = in_a_row(tmp_path, 1_000)
+    sent(ledger, load_id, 1, *LOST_AND_LEFT)
+    assert ledger.chunks_by_state(load_id) == {State.HELD: 1_000}
+    ledger.close()
+
+
+def test_a_chunk_whose_load_was_cancelled_is_not_held_with_the_one_before(tmp_path: Path) -> None:
+    """Its rows are given up already: the load ended by a fault of ours, and ever again."""
+    ledger, load_id = in_a_row(tmp_path)
+    sent(ledger, load_id, 1)
+    ledger.refuse_planned(load_id, Refused(3.0, "cancelled"))
+    for fact in LOST_AND_LEFT:
+        ledger.record(load_id, ChunkNumber(1), fact)
+    assert ledger.chunks_by_state(load_id) == {State.HELD: 1, State.REJECTED: 2}
+    ledger.close()
+
+
+def test_a_chunk_that_is_still_held_is_not_held_again_with_the_one_before(tmp_path: Path) -> None:
+    """The process died when it had released the first of them, and the next one was told not to release any."""
+    ledger, load_id = in_a_row(tmp_path)
+    sent(ledger, load_id, 1, *LOST_AND_LEFT)
+    ledger.record(load_id, ChunkNumber(1), Released(10.0))
+    ledger.claim(load_id, ChunkNumber(1), 11.0, 10)
+    for fact in LOST_AND_LEFT:
+        ledger.record(load_id, ChunkNumber(1), replace(fact, at=12.0))
+    assert ledger.chunks_by_state(load_id) == {State.HELD: 3}
     ledger.close()
 
 

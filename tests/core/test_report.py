@@ -29,7 +29,7 @@ from orchestrator.core.model import (
     Target,
     Totals,
 )
-from orchestrator.core.report import Account, account, exit_code, rows_of_chunk, totals
+from orchestrator.core.report import CANCELLED, Account, account, exit_code, rows_of_chunk, totals
 from orchestrator.core.runs import ReportRow
 from orchestrator.errors import BooksDoNotBalance
 
@@ -221,6 +221,13 @@ def test_a_chunk_that_marketo_refused_lists_every_row_with_its_why() -> None:
     rows = told(record(State.REJECTED, 4))
     assert [(row.kind, row.source_row) for row in rows] == [("rejected", row.row) for row in SENT]
     assert {row.reason for row in rows} == {"Marketo refused the chunk: 610 not found"}
+
+
+def test_rows_of_a_cancelled_load_are_not_said_to_be_refused_by_marketo() -> None:
+    """Nobody asked it: whoever reads that would look for a fault of Marketo's."""
+    one = record(State.REJECTED, 4)
+    rows = told(replace(one, standing=replace(one.standing, why=CANCELLED)))
+    assert {row.reason for row in rows} == {"the load was cancelled before this was sent"}
 
 
 def test_rows_stand_in_the_order_of_the_source_and_those_without_a_place_last() -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import sqlite3
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,6 +15,7 @@ import anyio.from_thread
 import pytest
 
 from orchestrator import library
+from orchestrator.adapters import ledger as adapter
 from orchestrator.core.model import LoadId, Totals
 from orchestrator.core.reasons import ReasonCount
 from orchestrator.daemon.deliveries import Deliveries, Delivery
@@ -160,6 +162,32 @@ async def test_failed_rows_are_counted_by_all_their_reasons(
         with anyio.fail_after(20):
             await over.wait()
     assert counters.failures == {"permanent": 45, "transient": 0, "unknown": 0}
+
+
+async def test_a_ledger_that_is_locked_when_a_load_has_ended_does_not_end_the_daemon(
+    tmp_path: Path, deliveries: Deliveries, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A backup holds it for a while: all that is left to write down is where the file lies now."""
+    monkeypatch.setattr(adapter, "BUSY_TIMEOUT_S", 0.05)
+    totals = Totals(rows=1, imported=1, failed=0, warned=0, rejected=0, unsent=0, unknown=0)
+
+    async def load(*_: object, **__: object) -> LoadResult:
+        return LoadResult(SimpleNamespace(id="0123456789ab"), totals, 0, tmp_path / "report")  # type: ignore[arg-type]
+
+    monkeypatch.setattr(library, "load", load)
+    over: list[str] = []
+    with closing(sqlite3.connect(tmp_path / "ledger.db", isolation_level=None)) as other:
+
+        def ended(delivery: Delivery) -> None:
+            other.execute("BEGIN EXCLUSIVE")
+            over.append(delivery.stage)
+
+        async with supervised(tmp_path, deliveries, ended) as supervisor:
+            supervisor.add(waiting(deliveries))
+            with anyio.fail_after(20):
+                while not over or supervisor.running:
+                    await anyio.wait_all_tasks_blocked()
+    assert over == ["done"]
 
 
 async def test_a_priority_that_is_given_while_the_load_is_planned_is_minded(

@@ -6,12 +6,14 @@ import csv
 import gzip
 import json
 import re
+import resource
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from e2e.shop import quick, shop
+from e2e.test_endurance import limited
 
 from orchestrator.adapters import locks
 from orchestrator.simulator.leads import write_leads
@@ -34,6 +36,8 @@ def test_a_load_is_verified_and_then_forgotten(tmp_path: Path) -> None:
         folder = market.report().folder
         verified = market.run("verify", str(folder), "leads.csv", "--json")
         assert verified.code == verified.summary["exit_code"] == 0, verified
+        short = limited(market, resource.RLIMIT_FSIZE, 1_000, "verify", str(folder), "leads.csv")
+        assert short.code == 75, "no room is not an account that does not balance"
         source = (tmp_path / "leads.csv").read_bytes()
         (tmp_path / "other.csv").write_bytes(source.replace(b"lead00000400", b"lead00000999"))
         assert market.run("verify", str(folder), "other.csv").code == 65

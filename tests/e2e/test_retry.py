@@ -5,11 +5,13 @@ from __future__ import annotations
 import gzip
 import json
 import re
+import resource
 import time
 from pathlib import Path
 
 import pytest
 from e2e.shop import Report, Shop, expected, quick, rows_received, shop
+from e2e.test_endurance import limited
 
 from orchestrator.simulator.leads import write_leads
 
@@ -65,6 +67,19 @@ def test_transient_rows_go_again_byte_for_byte_and_keep_their_numbers(tmp_path: 
         assert verified.code == 0, verified
         assert market.run("purge", third.summary["load_id"]).code == 0
         assert [violation.rule for violation in market.simulator.model.violations] == []
+
+
+def test_a_retry_that_the_disk_has_no_room_for_says_so_and_is_made_later(tmp_path: Path) -> None:
+    """It was called a fault of ours, and told nobody what to do."""
+    rows = "".join(f"p{row}@x.io,ten\n" for row in range(1_000))
+    (tmp_path / "leads.csv").write_text(f"email,leadScore\n{rows}")
+    with shop(tmp_path) as market:
+        first = loaded(market)
+        short = limited(market, resource.RLIMIT_FSIZE, 2_000, "retry", first, "--reasons", "all")
+        assert short.code == 75, short
+        assert "Make room" in short.err
+        assert lead_data_left(market) == []
+        assert market.run("retry", first, "--reasons", "all", "--no-retry").code == 3
 
 
 def test_a_retry_of_a_retry_names_rows_of_the_first_source(tmp_path: Path) -> None:

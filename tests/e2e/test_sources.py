@@ -129,6 +129,17 @@ def test_several_files_are_one_load_and_the_report_names_file_and_line(tmp_path:
             assert next(csv.reader(file))[7] == "source_file"
 
 
+@pytest.mark.parametrize("pattern", ["part**.csv", "***.csv", "*/../part**"])
+def test_stars_in_a_row_are_one_star_as_for_a_shell(pattern: str, tmp_path: Path) -> None:
+    """pathlib takes them for a mistake, and what was typed once too often ended as a fault of ours."""
+    (tmp_path / "folder").mkdir()
+    write_leads(tmp_path / "part1.csv", 20, seed=1)
+    with shop(tmp_path) as market:
+        done = market.run("plan", pattern)
+        assert done.code == 0, done
+        assert "part1.csv" in done.out
+
+
 def test_the_place_of_a_row_is_that_of_the_user_s_own_file(tmp_path: Path) -> None:
     """Also where a value has line ends and lines are blank: the spool file's lines are nobody's."""
     lines = ['{"email":"a@x.de","notes":"one\\ntwo","leadScore":"1"}', "", '{"email":"b@x.de","leadScore":"ten"}']

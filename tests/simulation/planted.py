@@ -330,8 +330,8 @@ def _() -> AbstractContextManager[Any]:
 def _() -> AbstractContextManager[Any]:
     tell = Ledger._tell_waiting
 
-    def as_if_ended(self: Ledger, ended: Standing, fact: Any) -> None:
-        tell(self, ended, None if isinstance(fact, Halved) else fact)  # type: ignore[arg-type]
+    def as_if_ended(self: Ledger, ended: Standing, fact: Any) -> list[Standing]:
+        return tell(self, ended, None if isinstance(fact, Halved) else fact)  # type: ignore[arg-type]
 
     return patch.object(Ledger, "_tell_waiting", as_if_ended)
 
