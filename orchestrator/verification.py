@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import islice
@@ -232,6 +233,8 @@ class _Rows:
 
         try:
             with TemporaryFile() as unnamed:  # four bytes a row: as many as there are need not fit in memory
+                if hasattr(os, "posix_fallocate"):  # without it a full disk kills us in mid-write
+                    os.posix_fallocate(unnamed.fileno(), 0, 4 * (plan.rows + 1))
                 self._chunk_of = np.memmap(unnamed, np.int32, "w+", shape=(plan.rows + 1,))
         except OSError as error:
             raise SpoolFailing(

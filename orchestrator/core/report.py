@@ -203,7 +203,10 @@ def _reason_of_all(record: ChunkRecord) -> tuple[Kind, str] | None:
     """What every row of the chunk has in common, when the chunk was refused or its batch failed as a whole."""
     standing, offer = record.standing, record.standing.offer
     if standing.state is State.REJECTED:
-        return "rejected", standing.why if standing.why == CANCELLED else f"Marketo refused the chunk: {standing.why}"
+        if standing.why != CANCELLED:
+            return "rejected", f"Marketo refused the chunk: {standing.why}"
+        again = " again: it may have been imported before" if _may_be_imported(standing) else ""
+        return "rejected", f"{CANCELLED}{again}"
     if offer is not None and whole_batch_failed(offer) and standing.state in (State.SETTLED, State.COLLECTING):
         return "failure", broken_by(record) + (f": {offer.message}" if offer.message else "")
     return None

@@ -228,6 +228,8 @@ def test_rows_of_a_cancelled_load_are_not_said_to_be_refused_by_marketo() -> Non
     one = record(State.REJECTED, 4)
     rows = told(replace(one, standing=replace(one.standing, why=CANCELLED)))
     assert {row.reason for row in rows} == {"the load was cancelled before this was sent"}
+    doubted = told(replace(one, standing=replace(one.standing, why=CANCELLED, doubts=1)))
+    assert {row.reason for row in doubted} == {f"{CANCELLED} again: it may have been imported before"}
 
 
 def test_rows_stand_in_the_order_of_the_source_and_those_without_a_place_last() -> None:
