@@ -66,8 +66,9 @@ def hash_of(key: bytes, salt: int = 0) -> int:
 
 # --- the keys of a source -------------------------------------------------------------------------------
 
-BUCKETS: Final = 256
-"""Of rows that are sorted on the disk: a bucket of a source of 100 million rows has 400,000."""
+BUCKET_BITS: Final = 7
+BUCKETS: Final = 1 << BUCKET_BITS
+"""Of rows that are sorted on the disk: a bucket of a source of 100 million rows has 800,000."""
 SIZE_BITS: Final = 28
 """A row and its bytes make one number, its *place*: 2**35 rows of up to 256 MB."""
 HELD_ROWS: Final = 1 << 14
@@ -138,5 +139,5 @@ class Keys:
         hashes = np.frombuffer(self._hashes, np.int64).reshape(-1, len(self.salts))
         keyed = np.flatnonzero(hashes[:, 0])
         records = np.insert(hashes[keyed], 1, np.frombuffer(self._places, np.int64)[keyed], axis=1)
-        self._spill.put((records[:, 0].view(np.uint64) >> np.uint64(56)).astype(np.uint8), records)
+        self._spill.put((records[:, 0].view(np.uint64) >> np.uint64(64 - BUCKET_BITS)).astype(np.uint8), records)
         self._hashes, self._places = array("Q"), array("q")
