@@ -69,7 +69,9 @@ from orchestrator.errors import (
     ReportFailing,
     SourceChanged,
     SourceMissing,
+    SourceUnusable,
     UnknownLoad,
+    WrongRepairRule,
     counted,
 )
 from orchestrator.planning import (
@@ -830,11 +832,18 @@ def _written_again(config: Config, ledger: Ledger, load: Load, now: float) -> Lo
 
     Where the rows cannot be had any more, the report that is there is better than one without them.
     """
+    gone = not (Path(load.report_dir) / "report.json").exists()
     try:
         with retrying.restored(config, ledger, load, lambda: None) as whole:
             result = _report(ledger, whole, now, load.exit_code, keep=True)
+    except (SourceMissing, SourceUnusable, WrongRepairRule) as error:  # its spool file cannot be made again
+        result = _report(ledger, load, now, load.exit_code, keep=True)
+        result = replace(result, notes=(error.message, *result.notes))
     finally:
         retrying.forget(ledger, load)
+    if gone:
+        note = f"no report was in {load.report_dir} any more (removed, or moved with its folder): it was written anew"
+        result = replace(result, notes=(note, *result.notes))
     return replace(result, already_finished=True)
 
 
