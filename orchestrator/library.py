@@ -550,11 +550,12 @@ async def plan(
     options: LoadOptions,
     *,
     check_values: bool = False,
+    stop: StopRequest | None = None,
     world: World | None = None,
 ) -> PlanSummary:
     """The dry run: nothing is sent and nothing is kept. Works without Marketo too, and says so then."""
     known, why, left = await _asked(config, options.target, world or World())
-    planning = partial(_planned, config, named, options, (known, why), check_values)
+    planning = partial(_planned, config, named, options, _interrupted(stop), (known, why), check_values)
     return replace(await anyio.to_thread.run_sync(planning), calls_left=left)
 
 
@@ -577,12 +578,13 @@ def _planned(
     config: Config,
     named: Sequence[str],
     options: LoadOptions,
+    interrupted: intake.Interrupted,
     fields: tuple[Described | None, str] | None = None,
     check_values: bool = False,
 ) -> PlanSummary:
     """fields: what the header is checked against, or why that cannot be done; None: it is not wanted."""
     paths = intake.paths_of(named)
-    with intake.opened(config, paths, options.reading, options.format, lambda: None) as source:
+    with intake.opened(config, paths, options.reading, options.format, interrupted) as source:
         options = replace(options, format=source.format)
         at, planned = plan_of(config, source, options, max(options.max_rejected, 100))
         findings = [rejected_at(source, row) for row in planned.rejected]
@@ -712,14 +714,19 @@ def purge(config: Config, load: str, *, unfinished: bool = False) -> Load:
         return known
 
 
-async def check(config: Config, named: Sequence[str], options: LoadOptions) -> list[CheckLine]:
+async def check(
+    config: Config, named: Sequence[str], options: LoadOptions, *, stop: StopRequest | None = None
+) -> list[CheckLine]:
     """Is the configuration sound, do the credentials work, may the user import, do header and target fit?"""
     lines = [CheckLine("configuration", True, f"{config.subscription_host}, as {config.marketo.client_id}")]
     header: tuple[str, ...] | None = None
     if named:
         source = " ".join(named)
         try:
-            summary = await anyio.to_thread.run_sync(partial(_planned, config, named, options))
+            planning = partial(_planned, config, named, options, _interrupted(stop))
+            summary = await anyio.to_thread.run_sync(planning)
+        except ReadingStopped:
+            raise
         except OrchestratorError as error:
             lines.append(CheckLine(f"source {source}", False, str(error), error.exit_code))
         else:
