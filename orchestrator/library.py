@@ -81,6 +81,7 @@ from orchestrator.planning import (
     find_or_plan,
     identity_of,
     known_again,
+    look_for_report,
     new_load,
     own,
     plan_of,
@@ -285,6 +286,7 @@ async def resume(
             again = partial(_again, config, ledger, found, clock.now())
             return await anyio.to_thread.run_sync(again, limiter=world.heavy)
         _check_subscription(config, found)
+        look_for_report(found)
         options = LoadOptions(
             target=found.target,
             on_doubt=on_doubt or found.on_doubt,

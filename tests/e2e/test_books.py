@@ -176,6 +176,21 @@ def test_a_report_whose_folder_has_moved_is_said_to_be_written_anew(tmp_path: Pa
         assert f"no report was in {tmp_path}/here/reports/{load} any more" in moved.err
 
 
+@pytest.mark.parametrize("command", [("resume",), ("load", "leads.csv")])
+def test_a_load_whose_folder_has_moved_says_so_before_it_goes_on(tmp_path: Path, command: tuple[str, ...]) -> None:
+    """What was collected until then is looked for where it was: its rows were missed in the report, hours later."""
+    (tmp_path / "here").mkdir()
+    write_leads(tmp_path / "here" / "leads.csv", 2_000, bad_share=0.1)
+    with shop(tmp_path / "here", quick(seconds_per_job=0.3)) as market:
+        stopped = market.run("load", "leads.csv", "--max-wait", "1s", "--json")
+        assert (stopped.code, "folder_gone" in stopped.err) == (75, False), stopped
+        market.folder = (tmp_path / "here").rename(tmp_path / "there")
+        folder = f"{tmp_path}/here/reports/{stopped.summary['load_id']}"
+        again = market.run(*command, "--max-wait", "1s")
+        assert "report.folder_gone" in again.err
+        assert folder in again.err
+
+
 def test_a_folder_that_a_report_has_left_keeps_what_was_collected_there(tmp_path: Path) -> None:
     """The report is wanted elsewhere, and the folder is named again for another load, which is purged later."""
     write_leads(tmp_path / "leads.csv", 50, bad_share=0.2)
