@@ -252,7 +252,8 @@ class ReportFailing(Stopped):
     def __init__(self, folder: str, error: OSError, remedy: str = "") -> None:
         super().__init__(
             f"report folder {folder}: {error.strerror}",
-            remedy=remedy or "Make room there, or name another with --report-dir, and run the same command again.",
+            remedy=remedy
+            or "Make room there and run the same command again, or `load` the source with another --report-dir.",
         )
 
 

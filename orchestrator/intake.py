@@ -155,7 +155,7 @@ def restored(config: Config, ledger: Ledger, load: Load, interrupted: Interrupte
     with opened(config, paths, load.origin.reading, load.format, interrupted) as source:
         if fingerprint_file(source.path) != load.fingerprint:
             raise SourceChanged(
-                f"{source.name}: it gives other rows now than when load {load.id} was planned; nothing was sent",
+                f"{source.name}: it gives other rows now than when load {load.id} was planned",
                 remedy="Put the planned file back to go on, or load the new one: that is another load.",
             )
         yield adopt(ledger, load, source)

@@ -69,7 +69,9 @@ from orchestrator.errors import (
     ReportFailing,
     SourceChanged,
     SourceMissing,
+    SourceUnusable,
     UnknownLoad,
+    WrongRepairRule,
     counted,
 )
 from orchestrator.planning import (
@@ -79,6 +81,7 @@ from orchestrator.planning import (
     find_or_plan,
     identity_of,
     known_again,
+    look_for_report,
     new_load,
     own,
     plan_of,
@@ -288,16 +291,19 @@ def _to_resume(config: Config, ledger: Ledger, load: str | None) -> Load:
     host = config.subscription_host
     if load is not None:
         found = _known(ledger, load)
-        if found.finished_at is None:
-            _check_subscription(config, found)
-        return found
-    for found in ledger.loads():
-        if found.finished_at is None and found.subscription == host:
-            return found
-    raise UnknownLoad(
-        f"ledger {ledger.path}: no load into {host} is interrupted",
-        remedy="`orchestrator status` lists the loads.",
-    )
+    else:
+        interrupted = (one for one in ledger.loads() if one.finished_at is None and one.subscription == host)
+        newest = next(interrupted, None)
+        if newest is None:
+            raise UnknownLoad(
+                f"ledger {ledger.path}: no load into {host} is interrupted",
+                remedy="`orchestrator status` lists the loads.",
+            )
+        found = newest
+    if found.finished_at is None:
+        _check_subscription(config, found)
+        look_for_report(found)
+    return found
 
 
 def preview_retry(config: Config, load: str, options: RetryOptions, show: Callable[[Again], None]) -> RetrySummary:
@@ -559,11 +565,12 @@ async def plan(
     options: LoadOptions,
     *,
     check_values: bool = False,
+    stop: StopRequest | None = None,
     world: World | None = None,
 ) -> PlanSummary:
     """The dry run: nothing is sent and nothing is kept. Works without Marketo too, and says so then."""
     known, why, left = await _asked(config, options.target, world or World())
-    planning = partial(_planned, config, named, options, (known, why), check_values)
+    planning = partial(_planned, config, named, options, _interrupted(stop), (known, why), check_values)
     return replace(await anyio.to_thread.run_sync(planning), calls_left=left)
 
 
@@ -586,12 +593,13 @@ def _planned(
     config: Config,
     named: Sequence[str],
     options: LoadOptions,
+    interrupted: intake.Interrupted,
     fields: tuple[Described | None, str] | None = None,
     check_values: bool = False,
 ) -> PlanSummary:
     """fields: what the header is checked against, or why that cannot be done; None: it is not wanted."""
     paths = intake.paths_of(named)
-    with intake.opened(config, paths, options.reading, options.format, lambda: None) as source:
+    with intake.opened(config, paths, options.reading, options.format, interrupted) as source:
         options = replace(options, format=source.format)
         at, planned = plan_of(config, source, options, max(options.max_rejected, 100))
         findings = [rejected_at(source, row) for row in planned.rejected]
@@ -721,14 +729,19 @@ def purge(config: Config, load: str, *, unfinished: bool = False) -> Load:
         return known
 
 
-async def check(config: Config, named: Sequence[str], options: LoadOptions) -> list[CheckLine]:
+async def check(
+    config: Config, named: Sequence[str], options: LoadOptions, *, stop: StopRequest | None = None
+) -> list[CheckLine]:
     """Is the configuration sound, do the credentials work, may the user import, do header and target fit?"""
     lines = [CheckLine("configuration", True, f"{config.subscription_host}, as {config.marketo.client_id}")]
     header: tuple[str, ...] | None = None
     if named:
         source = " ".join(named)
         try:
-            summary = await anyio.to_thread.run_sync(partial(_planned, config, named, options))
+            planning = partial(_planned, config, named, options, _interrupted(stop))
+            summary = await anyio.to_thread.run_sync(planning)
+        except ReadingStopped:
+            raise
         except OrchestratorError as error:
             lines.append(CheckLine(f"source {source}", False, str(error), error.exit_code))
         else:
@@ -841,11 +854,18 @@ def _written_again(config: Config, ledger: Ledger, load: Load, now: float) -> Lo
 
     Where the rows cannot be had any more, the report that is there is better than one without them.
     """
+    gone = not (Path(load.report_dir) / "report.json").exists()
     try:
         with retrying.restored(config, ledger, load, lambda: None) as whole:
             result = _report(ledger, whole, now, load.exit_code, keep=True)
+    except (SourceMissing, SourceUnusable, WrongRepairRule) as error:  # its spool file cannot be made again
+        result = _report(ledger, load, now, load.exit_code, keep=True)
+        result = replace(result, notes=(error.message, *result.notes))
     finally:
         retrying.forget(ledger, load)
+    if gone:
+        note = f"no report was in {load.report_dir} any more (removed, or moved with its folder): it was written anew"
+        result = replace(result, notes=(note, *result.notes))
     return replace(result, already_finished=True)
 
 

@@ -175,7 +175,15 @@ def known_again(
         raise
 
 
+def look_for_report(load: Load) -> None:
+    """Warn that the folder of an unfinished load is gone, before anything more is collected: what there is of its
+    result files may have moved with the working folder, and would be missed in the report."""
+    if load.finished_at is None and not Path(load.report_dir).is_dir():
+        log.warning("report.folder_gone", load=load.id, folder=load.report_dir)
+
+
 def _moved(ledger: Ledger, known: Load, source: intake.Source | None, options: LoadOptions) -> Load:
+    look_for_report(known)
     wanted = report_folder(ledger, known.id, options.report_dir or Path(known.report_dir))
     at, origin = known.source, known.origin
     if source is not None and (known.retry is None or source.spool is not None):  # a user's file is no spool

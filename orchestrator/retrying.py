@@ -58,9 +58,12 @@ class Written:
 
 def rows(config: Config, ledger: Ledger, load: Load, retry: Retry, tally: Tally) -> Iterator[Again]:
     """The rows of a load that go again. Raises SourceMissing, SourceChanged, SpoolFailing."""
-    with _room(ledger), restored(config, ledger, load, lambda: None) as whole:
+    with (
+        _room(ledger),
+        restored(config, ledger, load, lambda: None) as whole,
+        _forgotten_if_over(ledger, whole),
+    ):
         yield from _rows(ledger, whole, retry, tally)
-        _forget_if_over(ledger, whole)
 
 
 def _rows(ledger: Ledger, load: Load, retry: Retry, tally: Tally) -> Iterator[Again]:
@@ -100,12 +103,12 @@ def written(config: Config, ledger: Ledger, load: Load, retry: Retry) -> Iterato
         Spool(folder, bytes_max=config.limits.spool_bytes, name=name) as spool,
         restored(config, ledger, load, lambda: None) as whole,
     ):
-        spool.write(read_own_header(whole))
-        for again in _rows(ledger, whole, retry, tally):
-            spool.write(again.content)
-            places.write(_PLACE.pack(again.was.source_row or 0, again.was.source_line or 0))
-        spool.flush()
-        _forget_if_over(ledger, whole)
+        with _forgotten_if_over(ledger, whole):
+            spool.write(read_own_header(whole))
+            for again in _rows(ledger, whole, retry, tally):
+                spool.write(again.content)
+                places.write(_PLACE.pack(again.was.source_row or 0, again.was.source_line or 0))
+            spool.flush()
         yield Written(Source(spool.path, name, load.format, load.origin, spool), tally, places)
 
 
@@ -128,7 +131,7 @@ def restored(config: Config, ledger: Ledger, load: Load, interrupted: Interrupte
     with written(config, ledger, first, load.retry) as again:
         if fingerprint_file(again.source.path) != load.fingerprint:
             raise SourceChanged(
-                f"the rows of load {first.id} that load {load.id} sends again are not what they were; nothing was sent",
+                f"the rows of load {first.id} that load {load.id} sends again are not what they were",
                 remedy="Put its source, its collected files and the files that --fix names back as they were.",
             )
         yield intake.adopt(ledger, load, again.source)
@@ -156,9 +159,14 @@ def _room(ledger: Ledger) -> Iterator[None]:
         ) from error
 
 
-def _forget_if_over(ledger: Ledger, load: Load) -> None:
-    if load.finished_at is not None:
-        forget(ledger, load)
+@contextmanager
+def _forgotten_if_over(ledger: Ledger, load: Load) -> Iterator[None]:
+    """What was made again of a load that is over goes again, also when its rows could not be read."""
+    try:
+        yield
+    finally:
+        if load.finished_at is not None:
+            forget(ledger, load)
 
 
 def _repair(load: Load, fix: str) -> Repair | None:

@@ -94,6 +94,11 @@ def _source(report: Mapping[str, Any], paths: Sequence[str], config: Config) -> 
         return
     told = report["settings"].get("reading")
     unread = "its rows are not looked up again"
+    if told is None and "reading" in report["settings"]:  # it was loaded as it is
+        size_bytes, own = found[0]
+        note = f"report.json says {known['bytes']:,} bytes and SHA-256 {sha256} of it, and {size_bytes:,} and {own}"
+        yield CheckLine(what, False, note, NOT_BALANCED), None, None
+        return
     if found != wanted:
         note = f"it was made of {len(wanted)} files: {unread} unless all of them are named, in this order"
         yield CheckLine(what, True, note), None, None

@@ -160,6 +160,7 @@ COOKED: dict[str, Callable[[Path], None]] = {
     "a page with a word between its parts": swap("report.html", "</main>", "All is well.</main>"),
     "a page that hides its rows": swap("report.html", "</style>", ".rows { display: none; }</style>"),
     "a page that runs something": swap("report.html", "</script>", "alert();</script>"),
+    "another exit code": edit(lambda report: report.update(exit_code=0)),
     "a chunk of other rows": edit(lambda report: report["chunks"][0].update(first_row=0)),
     "a chunk of more bytes": edit(lambda report: report["chunks"][0].update(bytes=9_999)),
     "a batch of more bytes": edit(lambda report: report["batches"][0].update(bytes=9_999)),
@@ -177,6 +178,15 @@ def test_cooked_books_are_found_out(tmp_path: Path, how: str) -> None:
     wrong = [(ok, code) for ok, code in results(case) if not ok]
     assert wrong
     assert {code for _, code in wrong} == {70}
+
+
+def test_a_source_of_another_size_is_not_taken_for_one_that_was_packed(tmp_path: Path) -> None:
+    """Its rows were not looked up any more, and all was well; the page says thousands of bytes only."""
+    case = a_case(tmp_path, b"email,n\n" + b"".join(b"%d@x,%d\n" % (row, row) for row in range(2_000)), budget=9_000)
+    case.judge({7: ("failure", "bad")})
+    case.write()
+    edit(lambda report: report["source"].update(bytes=report["source"]["bytes"] + 1))(tmp_path / "report")
+    assert [code for ok, code in results(case) if not ok] == [70]
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import anyio
 import anyio.abc
@@ -36,6 +37,8 @@ from orchestrator.errors import OrchestratorError, WrongArgument, cause_of
 from orchestrator.library import LoadResult, Observer, RetryOptions, StopRequest
 from orchestrator.planning import LoadOptions
 
+T = TypeVar("T")
+
 SIGNAL_CODES = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 143}
 """A terminal that is closed ends a load as SIGTERM does, unless `nohup` has made us deaf to it."""
 
@@ -50,6 +53,7 @@ def run(options: argparse.Namespace) -> int:
         output.json("summary", exit_code=error.exit_code)
         return error.exit_code
     except KeyboardInterrupt:
+        output.json("summary", exit_code=130)
         return 130
     except Exception as error:  # noqa: BLE001 the last resort: a fault of ours, told in one line
         if getattr(options, "verbose", False):
@@ -81,8 +85,7 @@ def _dispatch(options: argparse.Namespace, output: Output) -> int:
         case "plan":
             wanted = _load_options(options, config)
             planning = partial(library.plan, config, options.source, wanted, check_values=options.check_values)
-            show_plan(output, anyio.run(planning))
-            return 0
+            return _looked(output, planning, lambda summary: show_plan(output, summary))
         case "status":
             show_status(output, library.status(config, options.load), named=options.load is not None)
             return 0
@@ -99,8 +102,8 @@ def _dispatch(options: argparse.Namespace, output: Output) -> int:
             return show_export(library.export(config, options.load))
         case "check":
             config.need_credentials()
-            lines = anyio.run(partial(library.check, config, options.source, _load_options(options, config)))
-            return show_check(output, lines)
+            checking = partial(library.check, config, options.source, _load_options(options, config))
+            return _looked(output, checking, lambda lines: show_check(output, lines))
         case _:
             return _config_show(output, config)
 
@@ -225,13 +228,37 @@ def _drive(
             tasks.cancel_scope.cancel()
         return result
 
+    result = _run(main)
+    return _shown(options, output, result, fail_on_warning=options.fail_on_warning, no_retry=options.no_retry)
+
+
+def _looked(output: Output, begin: Callable[..., Awaitable[T]], show: Callable[[T], int]) -> int:
+    """Run what sends nothing under signals: the first one ends it, as soon as no file is half written."""
+    stop, results = StopRequest(), list[T]()
+
+    async def main() -> None:
+        async with anyio.create_task_group() as tasks:
+            await tasks.start(_signals, stop, output)
+            with anyio.CancelScope() as scope:
+                stop.callbacks.append(scope.cancel)
+                results.append(await begin(stop=stop))
+            tasks.cancel_scope.cancel()
+
+    _run(main)
+    if not stop.exit_code:
+        return show(results[0])
+    output.json("summary", exit_code=stop.exit_code)
+    return stop.exit_code
+
+
+def _run(main: Callable[[], Awaitable[T]]) -> T:
+    """Run it to its end. Raises the error that ended it, not the group it came in."""
     try:
-        result = anyio.run(main)
+        return anyio.run(main)
     except BaseExceptionGroup as group:
         if isinstance(cause := cause_of(group), OrchestratorError):
             raise cause from None
         raise
-    return _shown(options, output, result, fail_on_warning=options.fail_on_warning, no_retry=options.no_retry)
 
 
 def _shown(

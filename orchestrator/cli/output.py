@@ -257,7 +257,7 @@ def _short(reason: str) -> str:
     return text if len(text) <= REASON_WIDTH else text[: REASON_WIDTH - 1] + "…"
 
 
-def show_plan(output: Output, summary: PlanSummary) -> None:
+def show_plan(output: Output, summary: PlanSummary) -> int:
     plan = summary.plan
     sizes = [chunk.size_bytes for chunk in plan.chunks]
     output.json(
@@ -295,6 +295,7 @@ def show_plan(output: Output, summary: PlanSummary) -> None:
     output.data("\n".join(f"{name.ljust(width)}  {value}" for name, value in lines))
     for finding in summary.findings:
         output.data(f"finding: {finding}")
+    return 0
 
 
 def _shared(plan: Plan) -> str:

@@ -10,8 +10,9 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from orchestrator.core.model import State
+from orchestrator.core.model import State, Totals
 from orchestrator.core.reasons import OTHER_REASONS, counted_as
+from orchestrator.core.report import exit_code
 
 _PARTS = ("imported", "failed", "unsent", "unknown")
 
@@ -24,6 +25,9 @@ def faults_of_sums(report: Mapping[str, Any]) -> Iterator[str]:
         yield f"the totals make {rows:,} rows, not {totals['rows']:,}"
     if totals["rows"] != report["source"]["rows"]:
         yield f"the totals are of {totals['rows']:,} rows, the source has {report['source']['rows']:,}"
+    codes = {exit_code(Totals(**totals), fail_on_warning=warned) for warned in (False, True)}
+    if not report["stopped"] and report["exit_code"] not in codes:
+        yield f"exit_code is {report['exit_code']}, which these totals do not come to"
     if totals["warned"] > totals["imported"]:
         yield f"{totals['warned']:,} rows are warned of and only {totals['imported']:,} imported"
     for name in (*_PARTS, "warned"):

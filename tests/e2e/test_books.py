@@ -137,6 +137,64 @@ def test_a_report_stays_when_what_its_rows_are_found_from_is_gone(tmp_path: Path
         assert (folder / "report.csv").read_bytes().count(b"\n") == 1
 
 
+def test_a_report_stays_when_its_rows_cannot_be_made_again(tmp_path: Path) -> None:
+    """Rows of a packed source, or of a retry, are made again: not from a file that is gone, or says something else now.
+
+    That was an error of the source, of a load that was long over."""
+    (tmp_path / "leads.csv.gz").write_bytes(gzip.compress(b"email,leadScore\na@x.io,1\nb@x.io,many\nc@x.io,lots\n"))
+    with shop(tmp_path, quick()) as market:
+        first = market.run("load", "leads.csv.gz", "--json").summary["load_id"]
+        (tmp_path / "map.csv").write_text("many,9\n")
+        again = ["retry", first, "--fix", "map:leadScore=map.csv", "--reasons", "all", "--json"]
+        second = market.run(*again).summary["load_id"]
+        reports = tmp_path / "reports"
+        assert (market.run("report", first).code, market.run("report", second).code) == (3, 3)
+        before = {path: path.read_bytes() for path in reports.rglob("re*.*")}
+        (tmp_path / "map.csv").write_text("many,8\n")
+        other = market.run("report", second)
+        assert (other.code, "are not what they were" in other.err) == (3, True), other
+        (tmp_path / "map.csv").write_text("1,2,3\n")
+        assert "map.csv, line 1: 3 values" in market.run("report", second).err
+        (tmp_path / "leads.csv.gz").write_bytes(gzip.compress(b"email,leadScore\nz@x.io,1\n"))
+        changed = market.run("report", first)
+        assert (changed.code, "it gives other rows now" in changed.err) == (3, True), changed
+        (tmp_path / "leads.csv.gz").unlink()
+        for load in (first, second):
+            gone = market.run("report", load)
+            assert (gone.code, "stays as it was" in gone.err) == (3, True), gone
+            assert "orchestrator retry" not in gone.err
+        assert {path: path.read_bytes() for path in reports.rglob("re*.*")} == before
+        assert market.run(*again).code == 66, "to send rows they must be there"
+
+
+def test_a_report_whose_folder_has_moved_is_said_to_be_written_anew(tmp_path: Path) -> None:
+    """The ledger knows where the report was: a working folder that is moved gets no other report by being asked."""
+    (tmp_path / "here").mkdir()
+    write_leads(tmp_path / "here" / "leads.csv", 50, bad_share=0)
+    with shop(tmp_path / "here", quick()) as market:
+        load = market.run("load", "leads.csv", "--json").summary["load_id"]
+        assert "any more" not in market.run("report", load).err
+        market.folder = (tmp_path / "here").rename(tmp_path / "there")
+        moved = market.run("report", load)
+        assert moved.code == 0, moved
+        assert f"no report was in {tmp_path}/here/reports/{load} any more" in moved.err
+
+
+@pytest.mark.parametrize("command", [("resume",), ("load", "leads.csv")])
+def test_a_load_whose_folder_has_moved_says_so_before_it_goes_on(tmp_path: Path, command: tuple[str, ...]) -> None:
+    """What was collected until then is looked for where it was: its rows were missed in the report, hours later."""
+    (tmp_path / "here").mkdir()
+    write_leads(tmp_path / "here" / "leads.csv", 2_000, bad_share=0.1)
+    with shop(tmp_path / "here", quick(seconds_per_job=0.3)) as market:
+        stopped = market.run("load", "leads.csv", "--max-wait", "1s", "--json")
+        assert (stopped.code, "folder_gone" in stopped.err) == (75, False), stopped
+        market.folder = (tmp_path / "here").rename(tmp_path / "there")
+        folder = f"{tmp_path}/here/reports/{stopped.summary['load_id']}"
+        again = market.run(*command, "--max-wait", "1s")
+        assert "report.folder_gone" in again.err
+        assert folder in again.err
+
+
 def test_a_folder_that_a_report_has_left_keeps_what_was_collected_there(tmp_path: Path) -> None:
     """The report is wanted elsewhere, and the folder is named again for another load, which is purged later."""
     write_leads(tmp_path / "leads.csv", 50, bad_share=0.2)

@@ -271,6 +271,18 @@ def test_a_retry_that_is_given_up_leaves_no_lead_behind(tmp_path: Path) -> None:
         assert lead_data_left(market) == []
 
 
+@pytest.mark.parametrize("dry_run", [(), ("--dry-run",)])
+def test_a_retry_that_cannot_be_made_leaves_no_lead_behind(tmp_path: Path, dry_run: tuple[str, ...]) -> None:
+    """The packed source was unpacked for it, of a load that is over: nobody would have come for that file."""
+    (tmp_path / "leads.csv.gz").write_bytes(gzip.compress(SOURCE.encode()))
+    with shop(tmp_path, quick()) as market:
+        first = loaded(market, "leads.csv.gz")
+        (tmp_path / "map.csv").write_text("1,2,3\n")
+        refused = market.run("retry", first, "--fix", "map:country=map.csv", *dry_run)
+        assert refused.code == 2, refused
+        assert lead_data_left(market) == []
+
+
 def test_a_spool_that_is_gone_is_written_again_or_nothing_is_sent(tmp_path: Path) -> None:
     """The spool is ours and may be swept; other rows under its name would be sent in place of the failed ones."""
     write_leads(tmp_path / "leads.csv", 1_000, bad_share=0)

@@ -21,6 +21,7 @@ import pytest
 from adapters.sources.made import number, sheet, text, workbook, zipped
 from backports import zstd
 from e2e.shop import Finished, Shop, expected, quick, rows_of, rows_received, shop
+from e2e.test_books import until
 from e2e.test_load import wait_for
 
 from orchestrator.simulator.leads import write_leads
@@ -188,12 +189,33 @@ def test_a_pipe_is_resumed_from_its_spool_file_and_recognised_when_it_comes_agai
         received = {tuple(row) for row in rows_received(market.simulator)}
         assert received == {tuple(row) for row in rows_of(tmp_path / "leads.csv")[1:]}
         report = market.run("report", done.summary["load_id"])
-        assert report.code == 66, report
+        assert report.code == 0, report
         assert "standard input cannot be read again" in report.err
+        assert "stays as it was" in report.err
         assert market.report().json["exit_code"] == 0
         again = piped(market, content, "--json")
         assert again.code == 0, again
         assert again.summary["already_finished"]
+        assert spools(tmp_path) == []
+
+
+@pytest.mark.parametrize("command", ["plan", "check"])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_dry_run_that_is_stopped_ends_at_once_and_leaves_no_lead_behind(
+    tmp_path: Path, command: str, number: signal.Signals, code: int
+) -> None:
+    """It waited for the end of the source, a second interrupt showed a traceback, and what was read stayed there."""
+    with shop(tmp_path, quick()) as market:
+        process = market.start(command, "-", "--json", stdin=subprocess.PIPE)
+        assert process.stdin is not None
+        process.stdin.write("email\na@example.com\n")
+        process.stdin.flush()
+        until(lambda: len(spools(tmp_path)) > 0)
+        process.send_signal(number)
+        assert process.wait(timeout=10) == code
+        done = Finished(code, *process.communicate())
+        assert "Traceback" not in done.err
+        assert done.summary["exit_code"] == code
         assert spools(tmp_path) == []
 
 
