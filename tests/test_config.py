@@ -46,6 +46,8 @@ def test_a_flag_beats_the_environment_beats_the_file_beats_the_default(tmp_path:
         ("[limits]\nchunk_bytes = 'big'", ["limits.chunk_bytes", "'big'"]),
         ("[polling]\nmin_interval = 0", ["polling.min_interval", "0"]),
         ("[polling]\nmin_interval = 40", ["polling.min_interval", "40", "polling.max_interval"]),
+        pytest.param("[limits]\nchunk_bytes = " + "1" * 5_000, ["4300 digits"], id="digits"),
+        pytest.param("[limits]\nchunk_bytes = " + "[" * 20_000, ["recursion"], id="nested"),
         ("[polling]\nmin_interval = true", ["polling.min_interval", "cannot be true"]),
         ("[import]\nlist_id = true", ["import.list_id", "a number from 1"]),
         ("[polling]\nmin_interval = nan", ["polling.min_interval", "nan"]),
