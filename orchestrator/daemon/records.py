@@ -19,7 +19,7 @@ from orchestrator import retrying
 from orchestrator.adapters.ledger import Connect, Ledger, connect
 from orchestrator.config import Config
 from orchestrator.core.model import Load, LoadId, SourceFile
-from orchestrator.errors import LedgerFailing, LoadBusy, LoadUnfinished, ReportFailing
+from orchestrator.errors import LoadBusy, LoadUnfinished, OrchestratorError, ReportFailing
 from orchestrator.retention import purge
 
 T = TypeVar("T")
@@ -42,7 +42,7 @@ class Records:
         """The file of a finished load lies elsewhere now: `report` and `retry` find it there. Done when it can be."""
 
         def move() -> None:
-            with suppress(OSError, LedgerFailing):
+            with suppress(OSError, OrchestratorError):
                 load = self.ledger.load(load_id)
                 if load is None:
                     return

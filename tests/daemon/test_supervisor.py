@@ -22,7 +22,7 @@ from orchestrator.daemon.metrics import Counters
 from orchestrator.daemon.records import Records
 from orchestrator.daemon.setup import SetupSource
 from orchestrator.daemon.supervisor import Ended, Supervisor
-from orchestrator.errors import SourceMissing, WorkFailing
+from orchestrator.errors import LedgerLocked, SourceMissing, WorkFailing
 from orchestrator.library import LoadResult, Observer, World
 from orchestrator.runner.loop import Progress
 
@@ -135,6 +135,29 @@ async def test_a_delivery_that_cannot_be_put_away_is_still_there(
         assert supervisor.open == {delivery.id: delivery}
         await supervisor.cancel(delivery.id)
     assert not supervisor.open
+
+
+async def test_a_ledger_that_is_locked_when_a_load_has_ended_is_no_end_of_the_daemon(
+    tmp_path: Path, deliveries: Deliveries, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody looks into it, or copies it, for longer than it is waited for: all loads ended with the process."""
+    totals = Totals(rows=1, imported=1, failed=0, warned=0, rejected=0, unsent=0, unknown=0)
+
+    async def load(*_: object, **__: object) -> LoadResult:
+        return LoadResult(SimpleNamespace(id="0123456789ab"), totals, 0, tmp_path / "report")  # type: ignore[arg-type]
+
+    def locked(_: str) -> None:
+        raise LedgerLocked("another process has held it", remedy="")
+
+    monkeypatch.setattr(library, "load", load)
+    async with supervised(tmp_path, deliveries) as supervisor:
+        monkeypatch.setattr(supervisor._records.ledger, "load", locked)
+        delivery = waiting(deliveries)
+        supervisor.add(delivery)
+        with anyio.fail_after(20):
+            while supervisor.open or supervisor.running:
+                await anyio.sleep(0.01)
+    assert (deliveries.done / delivery.id).is_dir()
 
 
 async def test_failed_rows_are_counted_by_all_their_reasons(
