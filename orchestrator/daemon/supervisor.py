@@ -99,6 +99,8 @@ class Supervisor:
         self._stopping = False
         self._woken = anyio.Event()
         self._file = threading.Lock()
+        self._over: set[str] = set()
+        """Put away this very moment, and still in `open`."""
         # Planning and reports keep the interpreter busy: twenty threads of it end no sooner than one after the other,
         # and every step of the event loop waits 5 ms for each of them (measured: answers of 1.6 s).
         self._heavy = (anyio.CapacityLimiter(1), anyio.CapacityLimiter(1))
@@ -342,7 +344,7 @@ class Supervisor:
     def _store(self, delivery_id: str) -> None:
         """Write down how it is now. (Whoever comes second writes what is newest then.) Raises WorkFailing."""
         with self._file, self._writing():
-            if (delivery := self.open.get(delivery_id)) is not None:
+            if (delivery := self.open.get(delivery_id)) is not None and delivery_id not in self._over:
                 self._deliveries.save(delivery)
 
     @contextmanager
@@ -355,10 +357,13 @@ class Supervisor:
     async def _end(self, delivery: Delivery, stage: Literal["done", "failed"], **known: Any) -> Delivery:
         def put_away() -> Delivery:
             with self._file, self._writing():
-                return self._deliveries.end(delivery, stage, self._world.clock.now(), **known)
+                ended = self._deliveries.end(delivery, stage, self._world.clock.now(), **known)
+                self._over.add(delivery.id)
+                return ended
 
         ended = await anyio.to_thread.run_sync(put_away)
         self.open.pop(delivery.id, None)
+        self._over.discard(delivery.id)
         self._ended(ended)
         self._changes.tell()
         return ended

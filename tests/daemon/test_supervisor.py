@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -155,6 +156,38 @@ async def test_a_ledger_that_is_locked_when_a_load_has_ended_is_no_end_of_the_da
         delivery = waiting(deliveries)
         supervisor.add(delivery)
         with anyio.fail_after(20):
+            while supervisor.open or supervisor.running:
+                await anyio.sleep(0.01)
+    assert (deliveries.done / delivery.id).is_dir()
+
+
+async def test_what_is_asked_of_a_load_in_the_moment_of_its_end_comes_too_late_and_is_no_fault(
+    tmp_path: Path, deliveries: Deliveries, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its folder was just moved: whoever paused it was told to make room in the folder `work`."""
+    totals = Totals(rows=1, imported=1, failed=0, warned=0, rejected=0, unsent=0, unknown=0)
+    moved, asked = anyio.Event(), threading.Event()
+    end = deliveries.end
+
+    async def load(*_: object, **__: object) -> LoadResult:
+        return LoadResult(SimpleNamespace(id="0123456789ab"), totals, 0, tmp_path / "report")  # type: ignore[arg-type]
+
+    def slowly(*arguments: Any, **known: Any) -> Delivery:
+        ended = end(*arguments, **known)
+        anyio.from_thread.run_sync(moved.set)
+        asked.wait(20)
+        return ended
+
+    monkeypatch.setattr(library, "load", load)
+    monkeypatch.setattr(deliveries, "end", slowly)
+    async with supervised(tmp_path, deliveries) as supervisor, anyio.create_task_group() as tasks:
+        delivery = waiting(deliveries)
+        supervisor.add(delivery)
+        with anyio.fail_after(20):
+            await moved.wait()
+            tasks.start_soon(supervisor.pause, delivery.id)
+            await anyio.sleep(0.05)  # it waits for its turn to write
+            asked.set()
             while supervisor.open or supervisor.running:
                 await anyio.sleep(0.01)
     assert (deliveries.done / delivery.id).is_dir()
