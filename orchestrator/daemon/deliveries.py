@@ -23,6 +23,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -170,14 +171,17 @@ class Deliveries:
 
     def ended(self, most: int) -> list[Delivery]:
         """Those that are over, the newest first."""
+        return list(islice(self._ended(), most))
+
+    def untold(self) -> list[Delivery]:
+        """Those that are over and of which the hooks have not been told, however many, the newest first."""
+        return [delivery for delivery in self._ended() if delivery.to_tell]
+
+    def _ended(self) -> Iterator[Delivery]:
         named = [(folder.name, folder) for root in (self.done, self.failed) for folder in root.iterdir()]
-        found: list[Delivery] = []
         for name, folder in sorted(named, reverse=True):
-            if len(found) >= most:
-                break
             if ID.fullmatch(name) and (delivery := _read(folder)) is not None:
-                found.append(delivery)
-        return found
+                yield delivery
 
     def find_ended(self, delivery_id: str) -> Delivery | None:
         """One that is over, by its id."""

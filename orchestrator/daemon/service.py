@@ -222,9 +222,8 @@ class Service:
             if known.stage == "open":
                 self.supervisor.add(known)
         self.ended.extend(self.deliveries.ended(LOADS_SHOWN))
-        for delivery in reversed(self.ended):
-            if delivery.to_tell:
-                self.hooks.ended(delivery)
+        for delivery in reversed(self.deliveries.untold()):
+            self.hooks.ended(delivery)
         return app
 
     async def _supervised(self, tasks: anyio.abc.TaskGroup) -> None:
