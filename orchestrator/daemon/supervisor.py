@@ -45,6 +45,7 @@ from orchestrator.errors import (
     Unreachable,
     WorkFailing,
     cause_of,
+    counted,
 )
 from orchestrator.library import LoadResult, StopRequest, World
 from orchestrator.runner.loop import Progress
@@ -273,6 +274,7 @@ class Supervisor:
 
     async def _came_to(self, delivery_id: str, result: LoadResult) -> None:
         """It finished, or stopped for a reason, or was asked to stop."""
+        already = result.already_finished and self.open[delivery_id].load_id is None  # not by itself, before a crash
         delivery = self.open[delivery_id] = replace(self.open[delivery_id], load_id=result.load.id)
         if result.stopped is not None:
             await self._failed(delivery_id, result.stopped)
@@ -283,7 +285,7 @@ class Supervisor:
                 load=result.load.id,
                 exit_code=result.exit_code,
                 seconds=round(result.seconds, 3),
-                already=result.already_finished,
+                already=already,
                 eta_error=result.eta_error,
                 **totals,
             )
@@ -299,10 +301,13 @@ class Supervisor:
                 "report_dir": str(result.report_dir),
                 "seconds": round(result.seconds, 3),
                 "doubts": result.doubts,
-                "already_finished": result.already_finished,
+                "already_finished": already,
                 "eta_error": result.eta_error,
             }
-            why = "this content had been loaded before: nothing was sent" if result.already_finished else ""
+            why = "this content had been loaded before: nothing was sent" if already else ""
+            if already and (unsent := result.totals.unsent):  # cancelled, most often
+                why = f"a load of this content had ended with {counted(unsent, 'row')} unsent: nothing was sent; "
+                why += "force loads all of it again"
             why = "cancelled" if delivery.cancelled else why
             stage: Literal["done", "failed"] = "failed" if delivery.cancelled else "done"
             ended = await self._end(delivery, stage, why=why, exit_code=result.exit_code, result=kept)

@@ -58,14 +58,14 @@ def test_a_mistyped_key_is_named_with_the_nearest_one() -> None:
 )
 def test_s27_what_python_itself_gives_up_on_is_refused(content: bytes) -> None:
     """It ended the daemon, and every daemon after it for as long as the file lay there."""
-    with pytest.raises(Misconfigured, match="x.load.toml"):
+    with pytest.raises(Misconfigured, match=r"x\.load\.toml"):
         read_settings(content, "x.load.toml")
 
 
 @pytest.mark.parametrize("key", ["list_id", "max_rejected"])
 def test_true_is_no_number(key: str) -> None:
     """It would be read as 1, and the leads go into another list."""
-    with pytest.raises(Misconfigured, match=f"settings: {key}: .*cannot be true"):
+    with pytest.raises(Misconfigured, match=rf"settings: {key}: .*cannot be true"):
         settings_of({key: True}, where="settings")
 
 

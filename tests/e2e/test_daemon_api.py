@@ -164,6 +164,9 @@ def test_a_cancelled_load_ends_with_what_marketo_has(slow: Served) -> None:
     delivery = ended(market.folder / "failed")["wrong.csv"]
     totals = report_of(market, delivery).json["totals"]
     assert (totals["imported"], totals["unsent"], totals["unknown"]) == (sent, 20_000 - sent, 0)
+    again = over(one, client, client.create(upload=client.upload("again.csv", csv(people("c", 20_000)))))
+    assert (again["phase"], again["exit_code"], len(rows_received(market.simulator))) == ("done", 3, sent)
+    assert f"{20_000 - sent:,} rows unsent: nothing was sent; force" in str(again["why"]), "it was never all loaded"
     assert client.change(id, "cancel").status_code == 409
 
 
