@@ -15,6 +15,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import httpx
@@ -90,7 +91,8 @@ def test_s17_a_unix_socket_is_for_its_owner_only_and_needs_no_token(tmp_path: Pa
 
 def test_s17_the_socket_of_a_living_daemon_is_not_taken_from_it(tmp_path: Path) -> None:
     """Another one, with folders of its own, took its place, and the first was never reached again."""
-    other = {f"ORCHESTRATOR_DAEMON__{name.upper()}": f"other/{name}" for name in ("inbox", "work", "done", "failed")}
+    folders = ("inbox", "work", "done", "failed")
+    other: dict[str, Any] = {f"ORCHESTRATOR_DAEMON__{name.upper()}": f"other/{name}" for name in folders}
     listen = ("--listen", "unix:s")
     with shop(tmp_path, quick()) as market:
         with daemon(market, *listen) as one:
