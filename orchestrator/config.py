@@ -86,6 +86,10 @@ def _hook_url(value: SecretStr) -> SecretStr:
         parts.scheme not in ("http", "https") or (parts.scheme == "http" and not is_loopback(parts.hostname or ""))
     ):
         raise ValueError("must be an https address, or http on this machine")
+    try:
+        _ = parts.port
+    except ValueError:
+        raise ValueError("has a port that is not a number from 0 to 65535") from None
     return value
 
 

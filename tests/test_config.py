@@ -48,6 +48,7 @@ def test_a_flag_beats_the_environment_beats_the_file_beats_the_default(tmp_path:
         ("[polling]\nmin_interval = 40", ["polling.min_interval", "40", "polling.max_interval"]),
         pytest.param("[limits]\nchunk_bytes = " + "1" * 5_000, ["4300 digits"], id="digits"),
         pytest.param("[limits]\nchunk_bytes = " + "[" * 20_000, ["recursion"], id="nested"),
+        ("[daemon]\nhook_url = 'https://hooks.example.com:4433443/x'", ["daemon.hook_url", "port"]),
         ("[polling]\nmin_interval = true", ["polling.min_interval", "cannot be true"]),
         ("[import]\nlist_id = true", ["import.list_id", "a number from 1"]),
         ("[polling]\nmin_interval = nan", ["polling.min_interval", "nan"]),
