@@ -322,7 +322,8 @@ class Service:
 
         def forget() -> None:
             for delivery in deliveries:
-                self.deliveries.forget(delivery)
+                if delivery.stage != "uploaded" or self.deliveries.find_uploaded(delivery.id) is not None:
+                    self.deliveries.forget(delivery)  # a load may have been made of an upload meanwhile
 
         try:
             deliveries = await anyio.to_thread.run_sync(old)
