@@ -12,6 +12,7 @@ atomic write, in an order that makes it harmless to be killed between any two of
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -30,7 +31,7 @@ from typing import Any, Literal
 import structlog
 
 from orchestrator.adapters.files import private_folder
-from orchestrator.errors import DaemonRunning
+from orchestrator.errors import DaemonRunning, Misconfigured
 
 log = structlog.get_logger()
 
@@ -83,9 +84,12 @@ class Deliveries:
         self._lock: int | None = None
 
     def prepare(self) -> None:
-        """Make them, and keep other daemons out for as long as this process lives. Raises DaemonRunning."""
-        for folder in (self.work, self.done, self.failed):
-            private_folder(folder)
+        """Make them, and keep other daemons out for as long as this process lives.
+
+        Raises DaemonRunning, Misconfigured.
+        """
+        for key, folder in (("work", self.work), ("done", self.done), ("failed", self.failed)):
+            made_folder(f"daemon.{key}", folder, os.R_OK | os.W_OK | os.X_OK)
         self._lock = os.open(self.work / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -242,6 +246,20 @@ def safe_name(name: str) -> str:
     suffixes = (dot + suffixes)[-40:]
     safe = stem[: NAME_CHARACTERS_MAX - len(suffixes)] + suffixes
     return f"_{safe}" if safe.startswith(RECORD) else safe
+
+
+def made_folder(key: str, path: Path, access: int) -> None:
+    """A folder of the configuration, made when it is not there. Raises Misconfigured."""
+    try:
+        private_folder(path)
+        if not path.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+        if not os.access(path, access):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    except OSError as error:
+        raise Misconfigured(
+            f"{key} = {path}: {error.strerror}", remedy="Name a folder that this user may make and write to."
+        ) from error
 
 
 def sync_folder(path: Path) -> None:

@@ -28,8 +28,7 @@ from typing import Any
 
 import structlog
 
-from orchestrator.adapters.files import private_folder
-from orchestrator.daemon.deliveries import Deliveries, Delivery, printable, sync_folder
+from orchestrator.daemon.deliveries import Deliveries, Delivery, made_folder, printable, sync_folder
 from orchestrator.daemon.settings import (
     FOLDER_FILE,
     SETTINGS_BYTES_MAX,
@@ -98,7 +97,7 @@ class Inbox:
 
     def prepare(self, deliveries: Deliveries) -> None:
         """Make it, and see that files can be moved out of it. Raises Misconfigured."""
-        private_folder(self.path)
+        made_folder("daemon.inbox", self.path, os.R_OK | os.X_OK)
         devices = {path.stat().st_dev for path in (self.path, deliveries.work, deliveries.done, deliveries.failed)}
         if len(devices) > 1:
             raise Misconfigured(

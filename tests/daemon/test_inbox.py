@@ -73,6 +73,30 @@ def leases() -> Iterator[None]:
     signal.signal(signal.SIGIO, before)
 
 
+@pytest.mark.parametrize("key", ["inbox", "work", "done", "failed"])
+@pytest.mark.parametrize("where", ["file", "file/below", "/proc/none", "x" * 300])
+def test_a_folder_that_cannot_be_is_named_with_its_key(tmp_path: Path, key: str, where: str) -> None:
+    """The commonest mistake of a first start was called an internal fault."""
+    (tmp_path / "file").touch()
+    paths = {name: tmp_path / name for name in ("inbox", "work", "done", "failed")} | {key: tmp_path / where}
+    deliveries = Deliveries(paths["work"], paths["done"], paths["failed"])
+
+    def prepare() -> None:
+        deliveries.prepare()
+        Inbox(paths["inbox"], QUIET_S, lambda _: None).prepare(deliveries)
+
+    with pytest.raises(Misconfigured, match=f"daemon.{key} = .*: ") as caught:
+        prepare()
+    assert "None" not in caught.value.message
+
+
+def test_a_folder_that_may_not_be_written_to_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A service of its own user, and a folder of root's."""
+    monkeypatch.setattr(os, "access", lambda path, _: path.name != "done")
+    with pytest.raises(Misconfigured, match=r"daemon\.done = .*: Permission denied"):
+        Place(tmp_path)
+
+
 @pytest.mark.parametrize("number", [errno.EACCES, errno.EPERM, errno.EXDEV])
 def test_a_file_that_cannot_be_moved_is_named_and_keeps_no_other_waiting(
     place: Place, monkeypatch: pytest.MonkeyPatch, number: int
