@@ -86,6 +86,10 @@ def _hook_url(value: SecretStr) -> SecretStr:
         parts.scheme not in ("http", "https") or (parts.scheme == "http" and not is_loopback(parts.hostname or ""))
     ):
         raise ValueError("must be an https address, or http on this machine")
+    try:
+        _ = parts.port
+    except ValueError:
+        raise ValueError("has a port that is not a number from 0 to 65535") from None
     return value
 
 
@@ -384,7 +388,7 @@ def _read_file(path: Path | None) -> tuple[Path | None, dict[str, Any]]:
         raise Misconfigured(f"{file}: {error.strerror}", remedy=remedy) from error
     except UnicodeDecodeError as error:
         raise Misconfigured(f"{file}: byte {error.start:,} is not UTF-8", remedy="Save it as UTF-8.") from error
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:  # also a number of 5,000 digits, and lists in lists in lists
         raise Misconfigured(f"{file}: {error}", remedy="Compare it with config.example.toml.") from error
 
 

@@ -12,6 +12,7 @@ atomic write, in an order that makes it harmless to be killed between any two of
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -23,13 +24,14 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
 import structlog
 
 from orchestrator.adapters.files import private_folder
-from orchestrator.errors import DaemonRunning
+from orchestrator.errors import DaemonRunning, Misconfigured
 
 log = structlog.get_logger()
 
@@ -82,9 +84,12 @@ class Deliveries:
         self._lock: int | None = None
 
     def prepare(self) -> None:
-        """Make them, and keep other daemons out for as long as this process lives. Raises DaemonRunning."""
-        for folder in (self.work, self.done, self.failed):
-            private_folder(folder)
+        """Make them, and keep other daemons out for as long as this process lives.
+
+        Raises DaemonRunning, Misconfigured.
+        """
+        for key, folder in (("work", self.work), ("done", self.done), ("failed", self.failed)):
+            made_folder(f"daemon.{key}", folder, os.R_OK | os.W_OK | os.X_OK)
         self._lock = os.open(self.work / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -170,14 +175,17 @@ class Deliveries:
 
     def ended(self, most: int) -> list[Delivery]:
         """Those that are over, the newest first."""
+        return list(islice(self._ended(), most))
+
+    def untold(self) -> list[Delivery]:
+        """Those that are over and of which the hooks have not been told, however many, the newest first."""
+        return [delivery for delivery in self._ended() if delivery.to_tell]
+
+    def _ended(self) -> Iterator[Delivery]:
         named = [(folder.name, folder) for root in (self.done, self.failed) for folder in root.iterdir()]
-        found: list[Delivery] = []
         for name, folder in sorted(named, reverse=True):
-            if len(found) >= most:
-                break
             if ID.fullmatch(name) and (delivery := _read(folder)) is not None:
-                found.append(delivery)
-        return found
+                yield delivery
 
     def find_ended(self, delivery_id: str) -> Delivery | None:
         """One that is over, by its id."""
@@ -238,6 +246,20 @@ def safe_name(name: str) -> str:
     suffixes = (dot + suffixes)[-40:]
     safe = stem[: NAME_CHARACTERS_MAX - len(suffixes)] + suffixes
     return f"_{safe}" if safe.startswith(RECORD) else safe
+
+
+def made_folder(key: str, path: Path, access: int) -> None:
+    """A folder of the configuration, made when it is not there. Raises Misconfigured."""
+    try:
+        private_folder(path)
+        if not path.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+        if not os.access(path, access):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    except OSError as error:
+        raise Misconfigured(
+            f"{key} = {path}: {error.strerror}", remedy="Name a folder that this user may make and write to."
+        ) from error
 
 
 def sync_folder(path: Path) -> None:

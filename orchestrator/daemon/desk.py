@@ -64,7 +64,7 @@ class Desk:
     ) -> None:
         self._deliveries, self._inbox, self._supervisor, self._records = deliveries, inbox, supervisor, records
         self._setup, self._now, self._scan, self._took, self._ended = setup, now, scan, took, ended
-        self._looking = anyio.Lock()
+        self._looking, self._making = anyio.Lock(), anyio.Lock()
         self._seen: Overview | None = None
 
     # --- looking ----------------------------------------------------------------------------------------
@@ -146,13 +146,14 @@ class Desk:
         """A load of an upload, or of a file of the inbox. Raises NotThere, NotPossible, Misconfigured."""
         self._setup().check(settings_of(settings, where="settings"))
         if upload is not None:
-            delivery = await anyio.to_thread.run_sync(self._deliveries.find_uploaded, upload)
-            if delivery is None:
-                raise NotThere(f"there is no upload {upload}")
-            delivery = replace(delivery, stage="open", settings=dict(settings))
-            await anyio.to_thread.run_sync(self._deliveries.save, delivery)
-            self._took(delivery)
-            return delivery
+            async with self._making:  # of two who ask for the same one, the second comes too late
+                delivery = await anyio.to_thread.run_sync(self._deliveries.find_uploaded, upload)
+                if delivery is None:
+                    raise NotThere(f"there is no upload {upload}")
+                delivery = replace(delivery, stage="open", settings=dict(settings))
+                await anyio.to_thread.run_sync(self._deliveries.save, delivery)
+                self._took(delivery)
+                return delivery
         folder, _, name = (inbox or "").rpartition("/")
         ready = await anyio.to_thread.run_sync(self._inbox.find, folder, name)
         if ready is None:
@@ -174,10 +175,11 @@ class Desk:
 
     async def resume(self, id: str, on_doubt: Literal["resend", "stop"] | None) -> None:
         """Also a load that was begun elsewhere and is run by nobody. Raises NotThere, NotPossible."""
-        view = await self.load(id)
-        if view.phase == "interrupted" and view.load_id is not None:
-            await self._adopt(view, on_doubt)
-            return
+        async with self._making:  # of two who ask for the same one, the second finds the delivery of the first
+            view = await self.load(id)
+            if view.phase == "interrupted" and view.load_id is not None:
+                await self._adopt(view, on_doubt)
+                return
         await self._supervisor.resume((await self._own(id)).id, on_doubt)
 
     async def cancel(self, id: str) -> Cancelled:

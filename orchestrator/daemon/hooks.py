@@ -9,9 +9,11 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import signal
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
-from subprocess import DEVNULL
+from contextlib import suppress
+from subprocess import DEVNULL, PIPE
 from typing import Any
 
 import anyio
@@ -116,15 +118,20 @@ async def _run(command: str, event: str, content: Mapping[str, Any], delivery: D
     environment["ORCHESTRATOR_EVENT"] = event
     environment["ORCHESTRATOR_REPORT_DIR"] = str(delivery.result.get("report_dir", ""))
     try:
+        words = shlex.split(command)
         with anyio.fail_after(COMMAND_S):
-            done = await anyio.run_process(
-                shlex.split(command),
-                input=json.dumps(content, ensure_ascii=False).encode(),
-                stdout=DEVNULL,
-                stderr=DEVNULL,
-                check=False,
-                env=environment,
-            )
+            async with await anyio.open_process(
+                words, stdin=PIPE, stdout=DEVNULL, stderr=DEVNULL, env=environment, start_new_session=True
+            ) as done:
+                try:
+                    assert done.stdin is not None, "it is a pipe"
+                    await done.stdin.send(json.dumps(content, ensure_ascii=False).encode())
+                    await done.stdin.aclose()
+                    await done.wait()
+                except BaseException:
+                    with suppress(ProcessLookupError):
+                        os.killpg(done.pid, signal.SIGKILL)  # with what it has begun, which would stay for ever
+                    raise
     except TimeoutError:
         return f"it ran for more than {COMMAND_S:.0f} s"
     except (OSError, ValueError) as error:

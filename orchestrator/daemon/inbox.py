@@ -28,8 +28,7 @@ from typing import Any
 
 import structlog
 
-from orchestrator.adapters.files import private_folder
-from orchestrator.daemon.deliveries import Deliveries, Delivery, printable, sync_folder
+from orchestrator.daemon.deliveries import Deliveries, Delivery, made_folder, printable, sync_folder
 from orchestrator.daemon.settings import (
     FOLDER_FILE,
     SETTINGS_BYTES_MAX,
@@ -45,6 +44,8 @@ log = structlog.get_logger()
 MARK = ".ready"
 UNFINISHED = (".part", ".partial", ".tmp", ".crdownload", ".filepart", "~")
 """Endings under which programs write what they rename later."""
+HOLDS = (errno.EACCES, errno.EPERM, errno.EXDEV)
+"""Its folder lets nobody else move files, or is on another disk: no reason to leave the others where they are."""
 ENTRIES_MAX = 10_000
 """Of one folder, looked at in one scan."""
 
@@ -90,11 +91,13 @@ class Inbox:
         self.path, self.quiet_s, self._check = path.resolve(), quiet_s, check
         self._since: dict[tuple[str, str], tuple[Seen, float]] = {}
         """When each file was first seen as it is, by the clock given to `scan`."""
+        self._held: dict[tuple[str, str], str] = {}
+        """Why a file could not be moved the last time. (It is tried again.)"""
         self._said: set[NotTaken] = set()
 
     def prepare(self, deliveries: Deliveries) -> None:
         """Make it, and see that files can be moved out of it. Raises Misconfigured."""
-        private_folder(self.path)
+        made_folder("daemon.inbox", self.path, os.R_OK | os.X_OK)
         devices = {path.stat().st_dev for path in (self.path, deliveries.work, deliveries.done, deliveries.failed)}
         if len(devices) > 1:
             raise Misconfigured(
@@ -115,6 +118,9 @@ class Inbox:
                         match found:
                             case Ready():
                                 ready.append(found)
+                                if why := self._held.get((found.folder, found.name)):
+                                    shown = printable(f"{folder}/{found.name}" if folder else found.name)
+                                    not_taken.append(NotTaken(shown, f"it cannot be moved away: {why}"))
                             case NotTaken():
                                 not_taken.append(found)
                             case _:
@@ -122,6 +128,7 @@ class Inbox:
             except OSError as error:
                 not_taken.append(NotTaken(printable(folder) or ".", f"cannot be looked into: {error.strerror}"))
         self._since = {key: value for key, value in self._since.items() if key in there}
+        self._held = {key: why for key, why in self._held.copy().items() if key in there}
         for one in not_taken:
             if one not in self._said:
                 log.warning("file.not_taken", name=one.name, why=one.why)
@@ -156,9 +163,12 @@ class Inbox:
                 os.rename(ready.name, target, src_dir_fd=descriptor)
             except OSError as error:
                 deliveries.forget(delivery)
-                if error.errno not in (errno.ENOENT, errno.EACCES, errno.EPERM):
+                if error.errno not in (errno.ENOENT, *HOLDS):
                     raise
+                if error.errno in HOLDS:
+                    self._held[ready.folder, ready.name] = str(error.strerror)
                 return None
+            self._held.pop((ready.folder, ready.name), None)
             sync_folder(target.parent)
         log.info("file.taken", name=delivery.name, delivery=delivery.id)
         return self.taken(delivery, deliveries, now, ready.seen)

@@ -222,9 +222,8 @@ class Service:
             if known.stage == "open":
                 self.supervisor.add(known)
         self.ended.extend(self.deliveries.ended(LOADS_SHOWN))
-        for delivery in reversed(self.ended):
-            if delivery.to_tell:
-                self.hooks.ended(delivery)
+        for delivery in reversed(self.deliveries.untold()):
+            self.hooks.ended(delivery)
         return app
 
     async def _supervised(self, tasks: anyio.abc.TaskGroup) -> None:
@@ -323,7 +322,8 @@ class Service:
 
         def forget() -> None:
             for delivery in deliveries:
-                self.deliveries.forget(delivery)
+                if delivery.stage != "uploaded" or self.deliveries.find_uploaded(delivery.id) is not None:
+                    self.deliveries.forget(delivery)  # a load may have been made of an upload meanwhile
 
         try:
             deliveries = await anyio.to_thread.run_sync(old)

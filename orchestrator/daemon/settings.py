@@ -11,7 +11,7 @@ import tomllib
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from orchestrator.config import LIST_ID_MAX, ONE_KIND_ONLY, Config, parse_object, unknown
 from orchestrator.core.model import Format, Reading, Target
@@ -52,6 +52,14 @@ class LoadSettings(BaseModel):
     fail_on_warning: bool = False
     retry: bool = True
     force: bool = False
+
+    @field_validator("list_id", "max_rejected", mode="before")
+    @classmethod
+    def _is_no_truth(cls, value: Any) -> Any:
+        """`true` would be the number 1, and a list of Marketo's."""
+        if isinstance(value, bool):
+            raise ValueError(f"cannot be {str(value).lower()}")
+        return value
 
     def options(self, config: Config) -> LoadOptions:
         """As the library wants them. Raises Misconfigured."""
@@ -104,5 +112,5 @@ def read_settings(content: bytes, where: str) -> dict[str, Any]:
         raise Misconfigured(f"{where}: larger than {SETTINGS_BYTES_MAX:,} bytes", remedy="It holds a few lines.")
     try:
         return tomllib.loads(content.decode())
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # also a number of 5,000 digits, and lists in lists in lists
         raise Misconfigured(f"{where}: {error}", remedy="Write it as TOML, in UTF-8.") from None

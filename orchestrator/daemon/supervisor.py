@@ -45,6 +45,7 @@ from orchestrator.errors import (
     Unreachable,
     WorkFailing,
     cause_of,
+    counted,
 )
 from orchestrator.library import LoadResult, StopRequest, World
 from orchestrator.runner.loop import Progress
@@ -99,6 +100,8 @@ class Supervisor:
         self._stopping = False
         self._woken = anyio.Event()
         self._file = threading.Lock()
+        self._over: set[str] = set()
+        """Put away this very moment, and still in `open`."""
         # Planning and reports keep the interpreter busy: twenty threads of it end no sooner than one after the other,
         # and every step of the event loop waits 5 ms for each of them (measured: answers of 1.6 s).
         self._heavy = (anyio.CapacityLimiter(1), anyio.CapacityLimiter(1))
@@ -271,6 +274,7 @@ class Supervisor:
 
     async def _came_to(self, delivery_id: str, result: LoadResult) -> None:
         """It finished, or stopped for a reason, or was asked to stop."""
+        already = result.already_finished and self.open[delivery_id].load_id is None  # not by itself, before a crash
         delivery = self.open[delivery_id] = replace(self.open[delivery_id], load_id=result.load.id)
         if result.stopped is not None:
             await self._failed(delivery_id, result.stopped)
@@ -281,7 +285,7 @@ class Supervisor:
                 load=result.load.id,
                 exit_code=result.exit_code,
                 seconds=round(result.seconds, 3),
-                already=result.already_finished,
+                already=already,
                 eta_error=result.eta_error,
                 **totals,
             )
@@ -297,10 +301,13 @@ class Supervisor:
                 "report_dir": str(result.report_dir),
                 "seconds": round(result.seconds, 3),
                 "doubts": result.doubts,
-                "already_finished": result.already_finished,
+                "already_finished": already,
                 "eta_error": result.eta_error,
             }
-            why = "this content had been loaded before: nothing was sent" if result.already_finished else ""
+            why = "this content had been loaded before: nothing was sent" if already else ""
+            if already and (unsent := result.totals.unsent):  # cancelled, most often
+                why = f"a load of this content had ended with {counted(unsent, 'row')} unsent: nothing was sent; "
+                why += "force loads all of it again"
             why = "cancelled" if delivery.cancelled else why
             stage: Literal["done", "failed"] = "failed" if delivery.cancelled else "done"
             ended = await self._end(delivery, stage, why=why, exit_code=result.exit_code, result=kept)
@@ -342,7 +349,7 @@ class Supervisor:
     def _store(self, delivery_id: str) -> None:
         """Write down how it is now. (Whoever comes second writes what is newest then.) Raises WorkFailing."""
         with self._file, self._writing():
-            if (delivery := self.open.get(delivery_id)) is not None:
+            if (delivery := self.open.get(delivery_id)) is not None and delivery_id not in self._over:
                 self._deliveries.save(delivery)
 
     @contextmanager
@@ -355,10 +362,13 @@ class Supervisor:
     async def _end(self, delivery: Delivery, stage: Literal["done", "failed"], **known: Any) -> Delivery:
         def put_away() -> Delivery:
             with self._file, self._writing():
-                return self._deliveries.end(delivery, stage, self._world.clock.now(), **known)
+                ended = self._deliveries.end(delivery, stage, self._world.clock.now(), **known)
+                self._over.add(delivery.id)
+                return ended
 
         ended = await anyio.to_thread.run_sync(put_away)
         self.open.pop(delivery.id, None)
+        self._over.discard(delivery.id)
         self._ended(ended)
         self._changes.tell()
         return ended

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -69,6 +71,56 @@ def leases() -> Iterator[None]:
     before = signal.signal(signal.SIGIO, signal.SIG_IGN)
     yield
     signal.signal(signal.SIGIO, before)
+
+
+@pytest.mark.parametrize("key", ["inbox", "work", "done", "failed"])
+@pytest.mark.parametrize("where", ["file", "file/below", "/proc/none", "x" * 300])
+def test_a_folder_that_cannot_be_is_named_with_its_key(tmp_path: Path, key: str, where: str) -> None:
+    """The commonest mistake of a first start was called an internal fault."""
+    (tmp_path / "file").touch()
+    paths = {name: tmp_path / name for name in ("inbox", "work", "done", "failed")} | {key: tmp_path / where}
+    deliveries = Deliveries(paths["work"], paths["done"], paths["failed"])
+
+    def prepare() -> None:
+        deliveries.prepare()
+        Inbox(paths["inbox"], QUIET_S, lambda _: None).prepare(deliveries)
+
+    with pytest.raises(Misconfigured, match=f"daemon.{key} = .*: ") as caught:
+        prepare()
+    assert "None" not in caught.value.message
+
+
+def test_a_folder_that_may_not_be_written_to_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A service of its own user, and a folder of root's."""
+    monkeypatch.setattr(os, "access", lambda path, _: path.name != "done")
+    with pytest.raises(Misconfigured, match=r"daemon\.done = .*: Permission denied"):
+        Place(tmp_path)
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EPERM, errno.EXDEV])
+def test_a_file_that_cannot_be_moved_is_named_and_keeps_no_other_waiting(
+    place: Place, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """It lies in somebody else's folder, or on another disk: it was never loaded, and nobody was told."""
+    rename = os.rename
+
+    def refused(source: str, *arguments: Any, **known: Any) -> None:
+        if source == "held.csv":
+            raise OSError(number, os.strerror(number))
+        rename(source, *arguments, **known)
+
+    place.put("a/held.csv")
+    place.put("b/free.csv")
+    assert place.ready() == ["held.csv", "free.csv"]
+    assert place.reasons() == {}
+    with monkeypatch.context() as held:
+        held.setattr(os, "rename", refused)
+        taken = [place.inbox.take(one, place.deliveries, NOW) for one in place.scan().ready]
+        assert [one.name for one in taken if one is not None] == ["free.csv"]
+        assert place.reasons() == {"a/held.csv": f"it cannot be moved away: {os.strerror(number)}"}
+    (one,) = place.scan().ready
+    assert place.inbox.take(one, place.deliveries, NOW) is not None, "as soon as it can be"
+    assert place.reasons() == {}
 
 
 def test_a_file_is_not_taken_at_first_sight_and_is_taken_when_it_stays_as_it_is(place: Place) -> None:

@@ -51,6 +51,24 @@ def test_a_mistyped_key_is_named_with_the_nearest_one() -> None:
         settings_of({"prioritty": "high"}, where="leads.csv.load.toml")
 
 
+@pytest.mark.parametrize(
+    "content",
+    [b"list_id = " + b"1" * 5_000, b"map = " + b"[" * 30_000, b"map = " + b"{a = " * 10_000],
+    ids=["digits", "lists", "tables"],
+)
+def test_s27_what_python_itself_gives_up_on_is_refused(content: bytes) -> None:
+    """It ended the daemon, and every daemon after it for as long as the file lay there."""
+    with pytest.raises(Misconfigured, match=r"x\.load\.toml"):
+        read_settings(content, "x.load.toml")
+
+
+@pytest.mark.parametrize("key", ["list_id", "max_rejected"])
+def test_true_is_no_number(key: str) -> None:
+    """It would be read as 1, and the leads go into another list."""
+    with pytest.raises(Misconfigured, match=rf"settings: {key}: .*cannot be true"):
+        settings_of({key: True}, where="settings")
+
+
 def test_s27_a_settings_file_has_an_end() -> None:
     """It holds a few lines."""
     with pytest.raises(Misconfigured, match="larger than"):

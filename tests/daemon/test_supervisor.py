@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+import threading
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, closing
@@ -24,7 +25,7 @@ from orchestrator.daemon.metrics import Counters
 from orchestrator.daemon.records import Records
 from orchestrator.daemon.setup import SetupSource
 from orchestrator.daemon.supervisor import Ended, Supervisor
-from orchestrator.errors import SourceMissing, WorkFailing
+from orchestrator.errors import LedgerLocked, SourceMissing, WorkFailing
 from orchestrator.library import LoadResult, Observer, World
 from orchestrator.runner.loop import Progress
 
@@ -137,6 +138,93 @@ async def test_a_delivery_that_cannot_be_put_away_is_still_there(
         assert supervisor.open == {delivery.id: delivery}
         await supervisor.cancel(delivery.id)
     assert not supervisor.open
+
+
+async def test_a_ledger_that_is_locked_when_a_load_has_ended_is_no_end_of_the_daemon(
+    tmp_path: Path, deliveries: Deliveries, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody looks into it, or copies it, for longer than it is waited for: all loads ended with the process."""
+    totals = Totals(rows=1, imported=1, failed=0, warned=0, rejected=0, unsent=0, unknown=0)
+
+    async def load(*_: object, **__: object) -> LoadResult:
+        return LoadResult(SimpleNamespace(id="0123456789ab"), totals, 0, tmp_path / "report")  # type: ignore[arg-type]
+
+    def locked(_: str) -> None:
+        raise LedgerLocked("another process has held it", remedy="")
+
+    monkeypatch.setattr(library, "load", load)
+    over = anyio.Event()
+    async with supervised(tmp_path, deliveries, lambda _: over.set()) as supervisor:
+        monkeypatch.setattr(supervisor._records.ledger, "load", locked)
+        delivery = waiting(deliveries)
+        supervisor.add(delivery)
+        with anyio.fail_after(20):
+            await over.wait()
+    assert (deliveries.done / delivery.id).is_dir()
+
+
+async def test_a_load_that_had_ended_when_the_daemon_died_is_no_repetition(
+    tmp_path: Path, deliveries: Deliveries, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """People were told that its content had been loaded before, and its failed rows were never counted."""
+    totals = Totals(rows=3, imported=1, failed=2, warned=0, rejected=0, unsent=0, unknown=0)
+
+    async def resume(*_: object, **__: object) -> LoadResult:
+        known = SimpleNamespace(id="0123456789ab")
+        return LoadResult(known, totals, 3, tmp_path / "report", already_finished=True)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(library, "resume", resume)
+    counters, over = Counters(), anyio.Event()
+
+    def ended(delivery: Delivery) -> None:
+        counters.ended(delivery)
+        over.set()
+
+    delivery = waiting(deliveries, load_id="0123456789ab")
+    async with supervised(tmp_path, deliveries, ended) as supervisor:
+        supervisor.add(delivery)
+        with anyio.fail_after(20):
+            await over.wait()
+    known = deliveries.find_ended(delivery.id)
+    assert known is not None
+    assert (known.why, known.exit_code) == ("", 3)
+    assert (counters.rows["imported"], counters.rows["failed"]) == (1, 2)
+
+
+async def test_what_is_asked_of_a_load_in_the_moment_of_its_end_comes_too_late_and_is_no_fault(
+    tmp_path: Path, deliveries: Deliveries, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its folder was just moved: whoever paused it was told to make room in the folder `work`."""
+    totals = Totals(rows=1, imported=1, failed=0, warned=0, rejected=0, unsent=0, unknown=0)
+    moved, asked, over = anyio.Event(), threading.Event(), anyio.Event()
+    end = deliveries.end
+
+    async def load(*_: object, **__: object) -> LoadResult:
+        return LoadResult(SimpleNamespace(id="0123456789ab"), totals, 0, tmp_path / "report")  # type: ignore[arg-type]
+
+    def slowly(*arguments: Any, **known: Any) -> Delivery:
+        ended = end(*arguments, **known)
+        anyio.from_thread.run_sync(moved.set)
+        asked.wait(20)
+        return ended
+
+    monkeypatch.setattr(library, "load", load)
+    monkeypatch.setattr(deliveries, "end", slowly)
+
+    def ended(_: Delivery) -> None:
+        over.set()
+
+    async with supervised(tmp_path, deliveries, ended) as supervisor, anyio.create_task_group() as tasks:
+        delivery = waiting(deliveries)
+        supervisor.add(delivery)
+        with anyio.fail_after(20):
+            await moved.wait()
+            tasks.start_soon(supervisor.pause, delivery.id)
+            await anyio.sleep(0.05)  # it waits for its turn to write
+            asked.set()
+            time.sleep(0.1)  # noqa: ASYNC251 the loop is late: it is written before the end is known
+            await over.wait()
+    assert (deliveries.done / delivery.id).is_dir()
 
 
 async def test_failed_rows_are_counted_by_all_their_reasons(

@@ -6,6 +6,7 @@ import json
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
@@ -71,6 +72,24 @@ def test_an_upload_makes_one_load(fast: Served) -> None:
     client.create(upload=upload)
     again = client.http.post("/api/v1/loads", json={"upload": upload})
     assert again.status_code == 404
+
+
+def at_once(client: Client, count: int, what: str, body: dict[str, object]) -> list[int]:
+    """The statuses of so many equal requests that are sent at the same moment."""
+
+    def ask(_: int) -> int:
+        return client.http.post(f"/api/v1/loads{what}", json=body).status_code
+
+    with ThreadPoolExecutor(count) as people:
+        return sorted(people.map(ask, range(count)))
+
+
+def test_an_upload_that_several_ask_for_at_once_makes_one_load(fast: Served) -> None:
+    """A program that is impatient: they wrote over each other's record, and got 500."""
+    _, _, client = fast
+    for turn in range(5):
+        upload = client.upload("all.csv", csv(people(f"all{turn}", 5)))
+        assert at_once(client, 6, "", {"upload": upload}) == [202] + 5 * [404]
 
 
 def test_a_file_of_the_inbox_is_taken_when_it_is_asked_for(fast: Served) -> None:
@@ -145,6 +164,9 @@ def test_a_cancelled_load_ends_with_what_marketo_has(slow: Served) -> None:
     delivery = ended(market.folder / "failed")["wrong.csv"]
     totals = report_of(market, delivery).json["totals"]
     assert (totals["imported"], totals["unsent"], totals["unknown"]) == (sent, 20_000 - sent, 0)
+    again = over(one, client, client.create(upload=client.upload("again.csv", csv(people("c", 20_000)))))
+    assert (again["phase"], again["exit_code"], len(rows_received(market.simulator))) == ("done", 3, sent)
+    assert f"{20_000 - sent:,} rows unsent: nothing was sent; force" in str(again["why"]), "it was never all loaded"
     assert client.change(id, "cancel").status_code == 409
 
 
@@ -199,9 +221,10 @@ def test_a_load_of_the_command_line_is_shown_and_can_be_gone_on_with(slow: Serve
     process.terminate()
     process.communicate()
     one.until(lambda: client.load(id)["phase"] == "interrupted")
-    assert client.change(id, "resume").status_code == 202
+    assert at_once(client, 4, f"/{id}/resume", {}) == 4 * [202]
     load = over(one, client, id)
     assert (load["imported"], load["exit_code"]) == (3_000, 0)
+    assert len(client.http.get("/api/v1/loads").json()["loads"]) == 1, "one delivery, however often it is asked for"
 
 
 def test_a_doubt_that_a_person_is_to_decide_is_not_decided_by_resuming(slow: Served) -> None:

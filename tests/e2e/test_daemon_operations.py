@@ -22,6 +22,8 @@ from e2e.daemon import Daemon, csv, daemon, drop, ended, people, report_of, serv
 from e2e.shop import quick, rows_received, shop
 from packaging.requirements import Requirement
 
+from orchestrator.daemon.deliveries import Deliveries
+from orchestrator.daemon.overview import LOADS_SHOWN
 from orchestrator.simulator.faults import Scripted
 from orchestrator.simulator.http import SimulatorServer
 
@@ -107,6 +109,24 @@ def test_what_was_not_told_is_told_by_the_next_daemon(
         with daemon(market, ORCHESTRATOR_DAEMON__HOOK_URL=url) as one:
             assert one.end() == 143
     assert [event["name"] for event in told] == ["leads.csv"]
+
+
+def test_however_much_was_not_told_is_told_by_the_next_daemon(
+    tmp_path: Path, listener: tuple[str, list[dict[str, Any]], list[int]]
+) -> None:
+    """Whoever listens was away for hours: beyond the two hundred loads that the page shows, nobody was told."""
+    url, told, _ = listener
+    deliveries = Deliveries(tmp_path / "work", tmp_path / "done", tmp_path / "failed")
+    for folder in (deliveries.work, deliveries.done, deliveries.failed):
+        folder.mkdir()
+    names = [f"{number}.csv" for number in range(LOADS_SHOWN + 5)]
+    for number, name in enumerate(names):
+        at = time.time() - 1_000 + number
+        deliveries.end(deliveries.begin(name, at, "open"), "failed", at, exit_code=65)
+    with shop(tmp_path, quick()) as market, daemon(market, ORCHESTRATOR_DAEMON__HOOK_URL=url) as one:
+        one.until(lambda: len(told) == len(names))
+        assert one.end() == 143
+    assert [event["name"] for event in told] == names, "in the order in which they ended"
 
 
 def test_a_load_that_does_not_come_forward_is_told_of_once(

@@ -15,6 +15,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import httpx
@@ -86,6 +87,22 @@ def test_s17_a_unix_socket_is_for_its_owner_only_and_needs_no_token(tmp_path: Pa
         with httpx.Client(transport=httpx.HTTPTransport(uds=str(path)), base_url="http://localhost") as client:
             assert client.get("/api/v1/loads").json() == {"loads": []}
             assert client.get("/api/v1/loads", headers={"Host": "example.com"}).status_code == 421
+
+
+def test_s17_the_socket_of_a_living_daemon_is_not_taken_from_it(tmp_path: Path) -> None:
+    """Another one, with folders of its own, took its place, and the first was never reached again."""
+    folders = ("inbox", "work", "done", "failed")
+    other: dict[str, Any] = {f"ORCHESTRATOR_DAEMON__{name.upper()}": f"other/{name}" for name in folders}
+    listen = ("--listen", "unix:s")
+    with shop(tmp_path, quick()) as market:
+        with daemon(market, *listen) as one:
+            told = market.run("daemon", "--as-root", *listen, **other)
+            assert (told.code, "Address already in use" in told.err) == (78, True), told
+            one.kill()
+        with daemon(market, *listen) as one:  # what a dead one left is in nobody's way
+            assert one.end() == 143
+        told = market.run("daemon", "--as-root", "--listen", f"unix:{'s' * 120}")
+        assert (told.code, "too long" in told.err) == (78, True), told
 
 
 def test_s17_with_a_certificate_it_speaks_tls_of_this_decade(tmp_path: Path) -> None:

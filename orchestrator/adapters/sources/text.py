@@ -26,7 +26,7 @@ def codec_of(encoding: str | None, head: bytes) -> str | None:
     try:
         found = codecs.lookup(encoding)
         "".encode(found.name)  # refuses what is no encoding of text (zlib, rot13)
-    except (LookupError, UnicodeError) as error:
+    except (LookupError, ValueError) as error:
         raise Misconfigured(
             f"--encoding {encoding}: no such encoding of text",
             remedy="Such as utf-16, latin-1, cp1252, shift_jis: the names that Python knows.",

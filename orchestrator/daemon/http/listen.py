@@ -7,6 +7,7 @@ alone: 127.evil.com is somebody else's.
 
 from __future__ import annotations
 
+import errno
 import ipaddress
 import logging
 import os
@@ -139,7 +140,7 @@ def bind(daemon: DaemonSection) -> Listener | None:
             raise
     except OSError as error:
         raise Misconfigured(
-            f"daemon.listen = {daemon.listen!r}: {error.strerror}", remedy="Choose another address or port."
+            f"daemon.listen = {daemon.listen!r}: {error.strerror or error}", remedy="Choose another address or port."
         ) from error
     return _tcp(one, address, daemon)
 
@@ -166,8 +167,8 @@ def _unix(path: Path) -> Listener:
     private_folder(path.parent)
     if path.parent.stat().st_mode & 0o022:
         raise Misconfigured(f"daemon.listen: others may write to {path.parent}", remedy="Choose a folder of your own.")
-    if path.exists() and stat.S_ISSOCK(path.lstat().st_mode):
-        path.unlink()  # a daemon of before left it: another living one was kept out of our folders already
+    if path.exists() and stat.S_ISSOCK(path.lstat().st_mode) and not _is_heard(path):
+        path.unlink()  # a daemon of before left it
     one = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
     before = os.umask(0o177)
     try:
@@ -180,6 +181,13 @@ def _unix(path: Path) -> Listener:
         os.umask(before)
     hosts = frozenset({"localhost"})
     return Listener(one, Door(hosts, frozenset({"http://localhost"}), trusted=True, secure=False), f"unix:{path}")
+
+
+def _is_heard(path: Path) -> bool:
+    """Does a living process listen there? A daemon with other folders may, and would never be reached again."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as one:
+        one.setblocking(False)
+        return one.connect_ex(str(path)) != errno.ECONNREFUSED
 
 
 class _Protocol(H11Protocol):

@@ -94,7 +94,7 @@ def test_a_wrong_encoding_is_seen_by_its_nul(tmp_path: Path, content: bytes) -> 
         spooled(tmp_path, put(tmp_path, "a.csv", content), encoding="latin-1")
 
 
-@pytest.mark.parametrize("encoding", ["nonsense", "zlib_codec", "rot13", "base64"])
+@pytest.mark.parametrize("encoding", ["nonsense", "zlib_codec", "rot13", "base64", "utf-8\0"])
 def test_what_is_no_encoding_of_text_is_refused(tmp_path: Path, encoding: str) -> None:
     """By name, before anything is read."""
     with pytest.raises(Misconfigured, match=f"--encoding {encoding}"):
