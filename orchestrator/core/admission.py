@@ -20,6 +20,8 @@ OTHERS_REMEMBERED_S = 900.0
 """For so long after a refusal others are taken to be there: then a place that we do not hold is theirs."""
 BESIDE_OTHERS = PLACES - 2
 """Slots we want while others are there: as many as we can get, and two places for whoever comes with a job or two."""
+PROBED_WITHIN_S = 3_600.0
+"""No longer after a refusal: a batch whose end was noticed after a night teaches that batches take a night."""
 SHORTER = 0.6
 """A batch that was through in this share of the time that a full queue took came into a queue that was not full."""
 
@@ -69,7 +71,7 @@ class Admission:
         if speed is None:
             return self.refused_last_at + 2 * max_interval_s * 3.0 ** min(self.refusals - 1, 3)
         wait_s = max(max_interval_s / 10, 8 * speed.batch_s)
-        return self.refused_last_at + wait_s * min(self.refusals, 2)
+        return self.refused_last_at + min(wait_s * min(self.refusals, 2), PROBED_WITHIN_S)
 
     def ceiling(self, now: float, held: int, in_marketo: int, probe_at: float, past: Sequence[Over] = ()) -> int:
         """How many of our batches may be open or on their way now, when `held` are and `in_marketo` of them are there.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.core.admission import PLACES, Admission, depth
+from orchestrator.core.admission import PLACES, PROBED_WITHIN_S, Admission, depth
 from orchestrator.core.expect import Over, Past, Speed, learn
 
 NOW = 10_000.0
@@ -53,6 +53,7 @@ def test_refusals_in_a_row_are_waited_out_longer_and_longer() -> None:
     assert waits == [8, 16, 16, 16, 16, 16, 16, 16]
     assert unknown == [60, 180, 540, 1620, 1620, 1620, 1620, 1620]
     assert queue.accepted(3).probe_at(speed, 30.0) == 0.0
+    assert Admission().refused(NOW, 0).probe_at(speed_of(20_000.0), 30.0) == NOW + PROBED_WITHIN_S, "a night's batch"
 
 
 def test_what_was_over_without_our_knowing_took_no_place_at_the_refusal() -> None:
