@@ -616,7 +616,8 @@ def _planned(
         findings = [*_header_findings(planned.header.own, fields, options.target), *findings]
     for value in values:
         rows = ", ".join(f"{row:,}" for row in value.first_rows) + (", …" if value.rows > len(value.first_rows) else "")
-        findings.append(f"column {value.column!r}: {counted(value.rows, 'value')}: {value.reason} (rows {rows})")
+        where = f"row{'s' * (value.rows != 1)} {rows}"
+        findings.append(f"column {value.column!r}: {counted(value.rows, 'value')}: {value.reason} ({where})")
     return PlanSummary(
         source=source.name if source.spool else str(source.path),
         plan=planned,

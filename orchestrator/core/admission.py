@@ -20,7 +20,7 @@ OTHERS_REMEMBERED_S = 900.0
 """For so long after a refusal others are taken to be there: then a place that we do not hold is theirs."""
 BESIDE_OTHERS = PLACES - 2
 """Slots we want while others are there: as many as we can get, and two places for whoever comes with a job or two."""
-PROBED_WITHIN_S = 3_600.0
+PROBED_WITHIN_S = 5_400.0
 """No longer after a refusal: a batch whose end was noticed after a night teaches that batches take a night."""
 SHORTER = 0.6
 """A batch that was through in this share of the time that a full queue took came into a queue that was not full."""

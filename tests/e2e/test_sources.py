@@ -422,8 +422,8 @@ def test_a_plan_checks_header_and_values_and_works_without_credentials(tmp_path:
         findings = planned.summary["findings"]
         assert "did you mean 'firstName'?" in findings[0]
         assert findings[1:] == [
-            "column 'email': 1 values: not an e-mail address (rows 2)",
-            "column 'leadScore': 1 values: not a whole number (rows 2)",
+            "column 'email': 1 value: not an e-mail address (row 2)",
+            "column 'leadScore': 1 value: not a whole number (row 2)",
         ]
         assert planned.summary["values"][1] == {
             "column": "leadScore",
@@ -435,7 +435,7 @@ def test_a_plan_checks_header_and_values_and_works_without_credentials(tmp_path:
         assert alone.code == 0, alone
         assert alone.summary["findings"] == [
             "the header was not checked against Marketo's fields: marketo.client_id is not set",
-            "column 'email': 1 values: not an e-mail address (rows 2)",
+            "column 'email': 1 value: not an e-mail address (row 2)",
         ]
         away = market.run("plan", "a.jsonl", ORCHESTRATOR_MARKETO__BASE_URL="http://127.0.0.1:9")
         assert away.code == 0, away
