@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import secrets
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
@@ -53,6 +54,9 @@ _UPLOAD_TIMEOUT = httpx.Timeout(60.0, connect=10.0, read=UPLOAD_DEADLINE_S, pool
 T = TypeVar("T")
 ResultFile = Literal["failures", "warnings"]
 Transport = httpx.AsyncBaseTransport
+
+_JSON_BEGINS = re.compile(rb'\s*(?:\{\s*(?:["}]|\Z)|\[\s*(?:[\[\]{"]|\Z))').match
+"""JSON, and no file whose first column is named {id} or [id]: headers are echoed as they were sent."""
 
 _BODY_BEGUN_EVENTS = ("http11.send_request_body.started", "http2.send_request_body.started")
 _BODY_SENT_EVENTS = ("http11.send_request_body.complete", "http2.send_request_body.complete")
@@ -182,7 +186,7 @@ class Marketo:
                 head += piece
                 if len(head) >= 64:
                     break
-            if head.lstrip()[:1] in (b"{", b"["):
+            if _JSON_BEGINS(head):
                 async for piece in pieces:
                     head += piece[: JSON_BYTES_MAX - len(head)]
                 return reply.failed or _envelope(_parse(head), reply.status, reply.body_sent)

@@ -453,6 +453,21 @@ def test_an_error_under_the_address_of_a_file_is_an_error(tmp_path: Path) -> Non
     assert not (tmp_path / "f.csv").exists()
 
 
+@pytest.mark.parametrize("column", ["{id}", "[id]", "{{lead.Id}}", "[id", "{", "[1]"])
+def test_a_result_file_is_known_as_one_whatever_its_first_column_is_named(column: str, tmp_path: Path) -> None:
+    """Marketo takes a column that it does not know, and echoes its name."""
+    text = f"{column},email,Import Failure Reason\n1,x@y,bad\n".encode()
+    outcome = ask(Peer(http(text, headers="Content-Type: text/csv;charset=UTF-8")), lambda c: save(c, tmp_path))
+    assert outcome == Saved(str(tmp_path / "f.csv"), len(text))
+
+
+@pytest.mark.parametrize("body", [b"[]", b"{}", b"{", b"[", b' {\n "success": false', b'[{"code": 606}]', b'["busy"]'])
+def test_json_under_the_address_of_a_file_is_never_saved(body: bytes, tmp_path: Path) -> None:
+    outcome = ask(Peer(http(body, headers="Content-Type: text/csv")), lambda client: save(client, tmp_path))
+    assert isinstance(outcome, Failed)
+    assert not (tmp_path / "f.csv").exists()
+
+
 @pytest.mark.parametrize(
     "body",
     [b"", b"null", b"[]", b"{}", b'{"success":"yes"}', b"<html>", b'{"success":true', b"[" * 100_000, b"\xff\xfe"],
