@@ -19,6 +19,14 @@ from orchestrator.core.verdicts import Answered, plain
 NOT_DESCRIBED = frozenset({"externalCompanyId", "externalSalesPersonId", "leadPartitionId"})
 """Columns of lead imports that link to a company, a sales person, a partition: documented, and no fields of leads."""
 
+STANDARD_KEYS = frozenset(
+    {
+        *("id", "cookies", "email", "twitterId", "facebookId", "linkedInId"),
+        *("sfdcAccountId", "sfdcContactId", "sfdcLeadId", "sfdcLeadOwnerId", "sfdcOpptyId"),
+    }
+)
+"""What leads may be looked up by beside fields of one's own: documented, and not that describe names each of them."""
+
 LIKENED = 20
 """Unknown columns that are compared with every field: with 1,500 fields each takes 20 ms, and nothing
 else is done meanwhile."""
@@ -95,7 +103,9 @@ def misfits(header: Sequence[str], known: Described, target: Target) -> list[Mis
     found: list[Misfit] = []
     if target.kind == "leads" and known.named(target.lookup_field) is None:
         note = f"Marketo has no such field to look leads up by{_hint(target.lookup_field, known)}"
-        found.append(Misfit(target.lookup_field, note, refuses=True))
+        if target.lookup_field in STANDARD_KEYS:
+            note = "Marketo does not name this field among its own: it may refuse to look leads up by it"
+        found.append(Misfit(target.lookup_field, note, refuses=target.lookup_field not in STANDARD_KEYS))
     keys = {target.lookup_field} if target.kind == "leads" else set(known.dedupe)
     if target.kind == "customobjects":
         note = "the header lacks this field, which identifies a record: every row would fail"

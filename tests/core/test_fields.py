@@ -73,6 +73,13 @@ def test_a_lookup_field_that_does_not_exist_refuses_the_load() -> None:
     assert "did you mean 'email'?" in note
 
 
+def test_a_documented_lookup_field_is_left_to_marketo_where_describe_does_not_name_it() -> None:
+    """To refuse it would leave no way round: cookies are no field that can be written, and may be looked up by."""
+    ((column, note, refuses),) = notes("cookies", "firstName", target=Target(lookup_field="cookies"))
+    assert (column, refuses) == ("cookies", False)
+    assert "may refuse" in note
+
+
 def test_a_custom_object_needs_all_its_dedupe_fields() -> None:
     """Together they identify a record."""
     cars = Described((Field("vin", "VIN", "string", 255, True), Field("make", "Make", "string", 255, True)), ("vin",))
