@@ -149,6 +149,7 @@ _GIVE_UP: Mapping[str, tuple[int, str]] = {
     "1006": (78, "Set import.lookup_field (--lookup-field) to a field that exists in Marketo."),
     "1008": (77, "Give the API user's role access to the partition in its workspace."),
     "1009": (78, "This instance has several partitions: set import.partition_name (--partition)."),
+    "1010": (78, "Leads of the source are in another partition: check import.partition_name (--partition)."),
     "1011": (78, "Set import.lookup_field (--lookup-field) to a field Marketo can match by."),
     "1013": (78, "Check the static list, program or custom object named in [import]."),
     "1021": (78, "Remove the company columns from the source."),

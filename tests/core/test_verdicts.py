@@ -49,6 +49,7 @@ def refused(*codes: str) -> Answered:
         ("1003", Verdict.ASK_AGAIN),
         ("1006", Verdict.GIVE_UP_LOAD),
         ("1009", Verdict.GIVE_UP_LOAD),
+        ("1010", Verdict.GIVE_UP_LOAD),
         ("1013", Verdict.GIVE_UP_LOAD),
         ("1016", Verdict.WAIT_FOR_SLOT),
         ("1019", Verdict.WAIT_FOR_LIST),
