@@ -258,6 +258,8 @@ class Marketo:
             if form.file_without_name:
                 self._note("file part without a filename", "")
             raise _Refused("1002", "Missing value for required parameter 'file'")
+        if "format" not in parameters:
+            self._note("no format", "one guide says that csv is the default, and the reference that it is required")
         format = parameters.get("format", "csv").lower()
         if format not in DELIMITERS:
             raise _Refused("1001", f"Invalid value '{format}' for parameter 'format'")
@@ -345,6 +347,8 @@ class Marketo:
         )
         if judgement is None:
             raise _Refused("1003", "Invalid data: the file could not be read")
+        if judgement.rows == 0:
+            self._note("a file without rows", "what becomes of it is not documented")
         self._next_batch += 1
         job = Job(
             batch_id=self._next_batch,

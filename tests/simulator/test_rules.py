@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from simulator.client import CREATE, IDENTITY, USAGE, Client, code, form, leads
@@ -15,12 +16,17 @@ FILE = "email\nana@example.com\n"
 
 def compressed(client: Client) -> None:
     headers, body = form(FILE.encode())
-    client.call("POST", CREATE["leads"], headers={**headers, "content-encoding": "gzip"}, body=body)
+    client.call("POST", f"{CREATE['leads']}?format=csv", headers={**headers, "content-encoding": "gzip"}, body=body)
 
 
 def nameless(client: Client) -> None:
     headers, body = form(FILE.encode(), filename=None)
     client.call("POST", CREATE["leads"], headers=headers, body=body)
+
+
+def sent(content: str) -> dict[str, Any]:
+    headers, body = form(content.encode())
+    return {"headers": headers, "body": body}
 
 
 def hasty(client: Client) -> None:
@@ -42,6 +48,8 @@ def hasty(client: Client) -> None:
         ("compressed upload", compressed),
         ("file part without a filename", nameless),
         ("polled too often", hasty),
+        ("no format", lambda client: client.call("POST", CREATE["leads"], **sent(FILE))),
+        ("a file without rows", lambda client: client.upload("email\n")),
     ],
 )
 def test_a_broken_rule_is_noted_once(rule: str, act: Callable[[Client], object]) -> None:
