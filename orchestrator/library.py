@@ -475,7 +475,8 @@ async def _check_header(marketo: Marketo, caller: Caller, ledger: Ledger, load: 
             retrying.forget(ledger, load)
             raise Misconfigured(
                 f"{source_name(load)}: field {misfit.column!r}: {misfit.note}; nothing was sent",
-                remedy="Name the column as Marketo names the field, or set --lookup-field.",
+                remedy="Name the column as Marketo names the field"
+                + (", or set --lookup-field." if load.target.kind == "leads" else f" (--map {misfit.column}=COLUMN)."),
             )
     for misfit in found[:COLUMNS_NAMED]:
         log.warning("column.unfit", column=misfit.column, note=misfit.note)

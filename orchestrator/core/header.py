@@ -235,10 +235,14 @@ def _lookup_remedy(wanted: str, fields: tuple[str, ...], format: Format) -> str:
     plain = {_letters(name): name for name in reversed(fields)}
     near = get_close_matches(_letters(wanted), plain, n=1)
     if not near:
-        return f"Rename one with --map {wanted}=COLUMN, or set --lookup-field to the one that identifies a lead."
+        return (
+            f"Rename one with --map {wanted}=COLUMN, or (of leads) set --lookup-field to the one that identifies them."
+        )
     name = plain[near[0]]
     rename = shlex.quote(f"{wanted}={name}")
-    return f"The nearest column is {name!r} (case and spaces count): say --map {rename}, or set --lookup-field."
+    return (
+        f"The nearest column is {name!r} (case and spaces count): say --map {rename}, or (of leads) set --lookup-field."
+    )
 
 
 def _letters(name: str) -> str:

@@ -449,6 +449,18 @@ def test_a_flag_that_the_object_cannot_take_is_refused(market: Shop) -> None:
     assert market.run("status").out == before
 
 
+def test_no_remedy_is_a_flag_that_the_object_cannot_take(market: Shop) -> None:
+    """Only leads have a lookup field that can be set: whoever followed the advice was refused once more."""
+    (market.folder / "none.csv").write_bytes(b"make,year\nSaab,1999\n")
+    cars = market.run("load", "none.csv", "--object", "customobjects:car_c")
+    assert cars.code == 78, cars
+    assert "--map vin=COLUMN" in cars.err
+    assert "--lookup-field" not in cars.err
+    people = market.run("load", "none.csv", "--object", "members:1044", "--member-status", "On List")
+    assert people.code == 65, people
+    assert "--map email=COLUMN, or (of leads) set --lookup-field" in people.err
+
+
 def test_help_answers_without_loading_the_product() -> None:
     """`--help` is what people type while they think."""
     code = (
