@@ -34,7 +34,7 @@ else is done meanwhile."""
 
 @dataclass(frozen=True, slots=True)
 class Field:
-    """One field as describe shows it. length: in characters, where it has one."""
+    """One field as describe shows it. length: in characters (of type text: bytes), where it has one."""
 
     name: str
     label: str

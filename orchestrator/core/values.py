@@ -133,7 +133,7 @@ class Values:
 
     def _look(self, at: int, wanted: Field, column: Sequence[str], numbers: Sequence[int]) -> None:
         check = CHECKS.get(wanted.data_type)
-        if check is None and (wanted.length is None or max(map(len, column)) <= wanted.length):
+        if check is None and (wanted.length is None or max(map(_size_of(wanted), column)) <= wanted.length):
             return
         wrong = {value: reason for value in set(column) if value and (reason := self._reason(value, wanted, check))}
         if not wrong:
@@ -149,6 +149,11 @@ class Values:
 
     @staticmethod
     def _reason(value: str, wanted: Field, check: Callable[[str], str] | None) -> str:
-        if wanted.length is not None and len(value) > wanted.length:
-            return f"longer than {wanted.length:,} characters"
+        if wanted.length is not None and _size_of(wanted)(value) > wanted.length:
+            return f"longer than {wanted.length:,} {'bytes' if wanted.data_type == 'text' else 'characters'}"
         return check(value) if check is not None else ""
+
+
+def _size_of(wanted: Field) -> Callable[[str], int]:
+    """How a value is measured: text areas take so many bytes, shorter fields so many characters (field types page)."""
+    return (lambda value: len(value.encode())) if wanted.data_type == "text" else len

@@ -104,3 +104,11 @@ def test_what_passes_here_passes_the_simulator(value: str) -> None:
     for kind, check in SIMULATED.items():
         if value and not CHECKS[kind](value):
             assert check(value), (kind, value)
+
+
+def test_the_length_of_a_text_area_is_in_bytes_and_of_other_fields_in_characters() -> None:
+    """Adobe's page of field types: 30,000 bytes, of which a character takes up to four."""
+    known = Described((Field("notes", "Notes", "text", 5, True), Field("city", "City", "string", 5, True)))
+    values = Values(("notes", "city"), known)
+    values.feed([(1, ("abcde", "abcde")), (2, ("äöü", "äöüäö"))])
+    assert values.findings() == [ValueFinding("notes", "longer than 5 bytes", 1, (2,))]
