@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 import threading
 import time
@@ -55,6 +56,7 @@ def serve(
                 "  orchestrator load leads.csv"
             )
 
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # uvicorn raises again, at its end, what ended it
     threading.Thread(target=announce, daemon=True).start()
     try:
         running.run()

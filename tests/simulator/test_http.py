@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import http.client
+import signal
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -193,6 +197,19 @@ def test_calls_under_way_count_while_their_bodies_are_on_the_way(client: httpx.C
     finally:
         for connection in slow:
             connection.close()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_whoever_stops_it_is_told_which_rules_were_broken(number: signal.Signals, tmp_path: Path) -> None:
+    """A service manager, or `kill`, sends SIGTERM: what it had seen was lost with it."""
+    port_file = tmp_path / "port"
+    words = [sys.executable, "-m", "orchestrator", "simulator", "--port", "0", "--port-file", str(port_file)]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as process:
+        wait_until(port_file.exists)
+        process.send_signal(number)
+        out, _ = process.communicate(timeout=10)
+    assert process.returncode == 0
+    assert out.splitlines()[-1] == "0 batches, 0 rows; 0 rules broken by the client"
 
 
 def wait_until(holds: Any, seconds: float = 10.0) -> None:
