@@ -116,16 +116,20 @@ LARGEST = 10**15
 """Of whole numbers. They are reckoned with as fractions too, and a larger one is none of anything that is set here."""
 
 
+def no_truth(value: Any) -> Any:
+    """What is given for a number: `true` would be the number 1."""
+    if isinstance(value, bool):
+        raise ValueError(f"cannot be {str(value).lower()}")
+    return value
+
+
 class _Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=False, hide_input_in_errors=True)
 
     @field_validator("*", mode="before")
     @classmethod
     def _is_no_truth(cls, value: Any, info: ValidationInfo) -> Any:
-        """`true` would be the number 1."""
-        if isinstance(value, bool) and cls.model_fields[info.field_name or ""].annotation is not bool:
-            raise ValueError(f"cannot be {str(value).lower()}")
-        return value
+        return value if cls.model_fields[info.field_name or ""].annotation is bool else no_truth(value)
 
     @field_validator("*")
     @classmethod

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from orchestrator.config import LIST_ID_MAX, ONE_KIND_ONLY, Config, parse_object, unknown
+from orchestrator.config import LIST_ID_MAX, ONE_KIND_ONLY, Config, no_truth, parse_object, unknown
 from orchestrator.core.model import Format, Reading, Target
 from orchestrator.errors import Misconfigured
 from orchestrator.planning import LoadOptions
@@ -53,13 +53,7 @@ class LoadSettings(BaseModel):
     retry: bool = True
     force: bool = False
 
-    @field_validator("list_id", "max_rejected", mode="before")
-    @classmethod
-    def _is_no_truth(cls, value: Any) -> Any:
-        """`true` would be the number 1, and a list of Marketo's."""
-        if isinstance(value, bool):
-            raise ValueError(f"cannot be {str(value).lower()}")
-        return value
+    _numbers = field_validator("list_id", "max_rejected", mode="before")(no_truth)
 
     def options(self, config: Config) -> LoadOptions:
         """As the library wants them. Raises Misconfigured."""
