@@ -92,7 +92,15 @@ class Case:
                     csv.writer(files[kind], lineterminator="\n").writerow([*row.cells, reason])
             self.settle(chunk.number, files["failure"].getvalue(), files["warning"].getvalue())
 
-    def write(self, to: str = "report", records: Any = None, *, stopped: str = "", keep: bool = False) -> Written:
+    def write(
+        self,
+        to: str = "report",
+        records: Any = None,
+        *,
+        exit_code: int = 3,
+        stopped: str = "",
+        keep: bool = False,
+    ) -> Written:
         return write_report(
             load=self.load,
             records=records or self.in_order,
@@ -101,7 +109,7 @@ class Case:
             calls={"import": 2},
             started_at=1.0,
             finished_at=61.0,
-            exit_code=3,
+            exit_code=exit_code,
             stopped=stopped,
             keep=keep,
         )

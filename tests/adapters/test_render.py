@@ -286,8 +286,9 @@ def test_rows_that_share_keys_stand_where_they_stand_in_the_source(
         if kind is not None:
             judgements[number] = kind, f"{kind} of {number % 3}"
     case.judge(judgements)
+    all_imported = len(sent) == len(rows) and all(kind == "warning" for kind, _ in judgements.values())
     with patch.object(aside, "_ROWS_AT_ONCE", data.draw(st.sampled_from([1, 2_048]))):
-        case.write()
+        case.write(exit_code=0 if all_imported else 3)
     lines = case.lines()
     found = {line["source_row"]: line for line in lines if line["source_row"] is not None}
     if not alike:

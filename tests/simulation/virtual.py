@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import heapq
 import sys
+import warnings
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any, TypeVar
 from unittest.mock import patch
@@ -182,13 +183,15 @@ def drop(loop: VirtualLoop) -> list[asyncio.Task[Any]]:
 
 def forget(tasks: list[asyncio.Task[Any]]) -> None:
     """Let go of tasks that nobody ends: they would keep everything they know in memory."""
-    for task in tasks:
-        for _ in range(10):  # each time it may wait again in a `finally`
-            try:
-                task.get_coro().close()
-            except BaseException:  # noqa: BLE001 what a dead process says is of no interest
-                continue
-            break
-        # What anyio knows of a task leads back to the task, which a weak dictionary therefore never lets go.
-        anyio_asyncio._task_states.pop(task, None)
-    tasks.clear()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # what anyio was to run in a task that never ran is not awaited
+        for task in tasks:
+            for _ in range(10):  # each time it may wait again in a `finally`
+                try:
+                    task.get_coro().close()
+                except BaseException:  # noqa: BLE001 what a dead process says is of no interest
+                    continue
+                break
+            # What anyio knows of a task leads back to the task, which a weak dictionary therefore never lets go.
+            anyio_asyncio._task_states.pop(task, None)
+        tasks.clear()
