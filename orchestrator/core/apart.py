@@ -145,17 +145,18 @@ class ApartPlanner(Planner):
             run = slice(first, cut)
             gaps = np.flatnonzero(starts[run][1:] != stops[run][:-1]) + 1
             begins, lasts = np.append(0, gaps), np.append(gaps, cut - first) - 1
+            run_starts, run_stops = starts[run][begins], stops[run][lasts]
             spans = np.stack(
                 [
-                    scan.base + starts[run][begins],
-                    scan.base + stops[run][lasts],
+                    scan.base + run_starts,
+                    scan.base + run_stops,
                     lasts - begins + 1,
                     rows[run][begins],
                     lines[run][begins],
                 ],
                 axis=1,
             )
-            draft.digest.update(_joined(scan, starts[run][begins], stops[run][lasts]))
+            draft.digest.update(_joined(scan, run_starts, run_stops))
             self._spans_of_draft.append(spans)
             draft.size_bytes += int(ends[cut - 1]) - before
             draft.rows += cut - first

@@ -288,9 +288,8 @@ def _search(file: EchoFile, rows: _Rows) -> list[_Found]:
                 continue
             if alike not in one.by_text:
                 one.by_text.append(alike)
-            one.stop = max(
-                one.stop, stop
-            )  # of a row with an empty key at its end, the text with and without it stand here
+            # Of a row with an empty key at its end, the text with and without it stand here.
+            one.stop = max(one.stop, stop)
         if one.by_text:
             one.reason = rest_of_record(file.text, one.stop + 1, rows.delimiter)
         at = max(at, _line_end(file.text, echo.at) + 1)

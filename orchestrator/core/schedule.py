@@ -11,7 +11,7 @@ chunks may be offered (`_submit`, with `admission` and `share`). What is waited 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
 from orchestrator.core.admission import BESIDE_OTHERS, PLACES, Admission, depth
@@ -144,6 +144,7 @@ def next_actions(
     busy: chunks with an action under way. uploading: how many of those are uploads.
     """
     draft = _Draft()
+    limits = replace(limits, queued_jobs=allowed_slots(view.wishes, limits.queued_jobs))
     accepted = in_queue(view.open)
     expected = expect(accepted, view.speed) if view.speed is not None else []
     dry_at = view.speed.dry_at(accepted) if view.speed is not None else 0.0
@@ -156,11 +157,10 @@ def next_actions(
     eta_s: float | None = None
     if view.speed is not None:
         in_list, unsent = view.list_id is not None, view.work_unsent
-        allowed = allowed_slots(view.wishes, limits.queued_jobs)
         if not in_list:
-            slots = min(allowed, _wanted(view, others_before, now, limits))
+            slots = min(limits.queued_jobs, _wanted(view, others_before, now, limits))
             unsent += work_beside(view.wishes, view.load_id, unsent, slots, now)
-        eta_s = seconds_left(expected, unsent, view.speed, now, one_at_a_time=in_list or allowed == 1)
+        eta_s = seconds_left(expected, unsent, view.speed, now, one_at_a_time=in_list or limits.queued_jobs == 1)
     others_act = len(view.wishes) > 1 or any(s.load_id not in view.owned for s in view.open)
     return Decision(tuple(draft.actions), wake_at, waiting_for, wants, others_act, eta_s)
 
@@ -309,8 +309,7 @@ def _room(view: View, others_before: bool, unclaimed: int, now: float, limits: L
     mine = sum(s.load_id == view.load_id for s in view.open) + unclaimed
     probe_at = view.queue.probe_at(view.speed, limits.max_interval_s)
     over = view.speed.over if view.speed is not None else ()
-    allowed = allowed_slots(view.wishes, limits.queued_jobs)
-    ceiling = min(allowed, view.queue.ceiling(now, held, in_marketo(view.open), probe_at, over))
+    ceiling = min(limits.queued_jobs, view.queue.ceiling(now, held, in_marketo(view.open), probe_at, over))
     slots = min(ceiling, _wanted(view, others_before, now, limits))
     share = _share(view, slots, now)
     free = [slots - held, share - mine]
@@ -330,7 +329,7 @@ def _room(view: View, others_before: bool, unclaimed: int, now: float, limits: L
                 why += ", and no more are held at a time (limits.queue_depth)"
     if ceiling - held <= min(1, view.queue.refusals):  # a probe, too, waits for a slot
         draft.wakes.append(probe_at)
-        if view.queue.refused_first_at is not None and held < allowed:
+        if view.queue.refused_first_at is not None and held < limits.queued_jobs:
             since = _clock(view.queue.refused_first_at)
             why = f"a slot: Marketo's queue is full, {held} of it ours; others hold the rest since {since}"
     if view.lane is not None:
